@@ -1,0 +1,125 @@
+"""The values that pass between the rooms of ddjax; every shape letter is defined here, once.
+
+Letters: ``N`` images of a set, ``B`` images of a batch, ``H W`` height and width, ``D`` channels of an image,
+``C`` classes, ``K`` images per class (IPC), ``P`` networks of a pool, ``F`` features. Images are ``[N, H, W, D]``.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Tree = Any  # a nested dict (or NamedTuple) of arrays
+
+
+class Outputs(NamedTuple):
+    """What a network returns: ``logits [B, C]``, ``features [B, F]``, ``taps``, and its new ``state``."""
+
+    logits: jax.Array
+    features: jax.Array
+    taps: Mapping[str, jax.Array]  # name of a normalisation layer -> its input [B, ..., channels]; {} unless asked for
+    state: Tree
+
+
+class Net(NamedTuple):
+    """A network as pure functions over plain nested dicts.
+
+    ``init(key) -> (params, state)``; ``apply(params, state, x, *, train, key=None, taps=False) -> Outputs``;
+    ``running(state) -> {tap name: (mean [c], var [c])}``, the running statistics of its batch norms ({} without any).
+    """
+
+    name: str
+    init: Callable[..., tuple[Tree, Tree]]
+    apply: Callable[..., Outputs]
+    running: Callable[[Tree], Mapping[str, tuple[jax.Array, jax.Array]]]
+    image_shape: tuple[int, int, int]
+    classes: int
+
+
+class Augment(NamedTuple):
+    """Which random views a set admits (static numbers; nothing here is drawn)."""
+
+    pad: int = 0  # zero padding of a random crop, pixels
+    flip: bool = False  # left-right, probability 1/2
+    area: tuple[float, float] | None = None  # RandomResizedCrop: fraction of the area kept; None = off
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # RandomResizedCrop: width / height
+    roll: int = 0  # cyclic shift of the whole batch by up to this many pixels
+    cutmix: float = 0.0  # alpha of CutMix's Beta(alpha, alpha); 0 = off
+
+
+class View(NamedTuple):
+    """One random view of a batch: enough to make it again, and the name under which its stored label is found."""
+
+    index: jax.Array  # [B] which image of the set
+    epoch: jax.Array  # [] or [B] which epoch of stored views
+    key: jax.Array  # the key it was drawn from
+    box: jax.Array  # [B, 4] top, left, height, width of the crop, pixels of the source (may lie outside: zeros)
+    flip: jax.Array  # [B] bool
+    roll: jax.Array  # [2] cyclic shift (rows, columns), pixels, of the whole batch
+    mix_index: jax.Array  # [B] CutMix partner, a position in the batch (its own position: no mixing)
+    mix_lambda: jax.Array  # [B] share of the pixels that stays the image's own
+    mix_box: jax.Array  # [B, 4] the rectangle taken from the partner: top, left, height, width, pixels
+
+
+class Moments(NamedTuple):
+    """Count, mean and biased variance per channel: ``[]``/``[c]``, or ``[C]``/``[C, c]`` when taken class by class."""
+
+    count: jax.Array
+    mean: jax.Array
+    var: jax.Array
+
+
+class Teachers(NamedTuple):
+    """A pool of weak models, every leaf stacked on a leading axis ``P``; ``None`` where a method did not ask."""
+
+    params: Tree
+    state: Tree
+    statistics: Mapping[str, Moments] | None = None  # tap name -> moments of the real data at that layer
+    gradients: Tree | None = None  # mean gradient of the loss on the real data, like params
+
+
+class Batch(NamedTuple):
+    """What one step of a method is fed; a field is ``None`` unless the method's ``needs`` name it."""
+
+    step: jax.Array  # [] int32
+    images: jax.Array | None = None
+    labels: jax.Array | None = None
+    teachers: Teachers | None = None
+
+
+class Needs(NamedTuple):
+    """Static record of what ``Distiller.step`` must be fed."""
+
+    real: str = "none"  # none | iid | per_class
+    real_batch: int = 0
+    teachers: bool = False
+    statistics: str = "none"  # none | global | class
+    gradients: bool = False
+
+
+class Distiller(NamedTuple):
+    """A method bound to one problem: three pure functions.
+
+    ``init(key, images [N, H, W, D], labels [N]) -> State`` (what must survive to the next step);
+    ``step(key, State, Batch) -> (State, Info)`` (Info, a dict of scalars, is only logged);
+    ``extract(State) -> images [N, H, W, D]``, normalised space, in the order of the labels given to ``init``.
+    """
+
+    init: Callable[..., Tree]
+    step: Callable[..., tuple[Tree, Mapping[str, jax.Array]]]
+    extract: Callable[[Tree], jax.Array]
+    steps: int  # how many times the loop calls step
+
+
+class LabelSource(Protocol):
+    """Where a student's targets come from; the student loop knows nothing else about labels."""
+
+    soft: bool
+
+    def labels(self, key: jax.Array, images: jax.Array, view: View) -> jax.Array:
+        """Targets ``[B, C]`` of a view: one-hot rows when hard, logits when soft."""
+        ...
+
+    def nbytes(self) -> int:
+        """Bytes that must be kept to hand these labels to somebody else."""
+        ...
