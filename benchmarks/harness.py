@@ -1,10 +1,11 @@
-"""Side-by-side timing for `benchmarks/`: every case in a process of its own, the cases taken in turns.
+"""Side-by-side timing for `benchmarks/`: every case a process of its own, the cases taken in turns.
 
-A benchmark script defines `build(name) -> step` and `main()`; `step()` does the work once and blocks until it is done::
+A benchmark script defines `build(name) -> step` and `main()`; `step()` does the work once and
+blocks until it is done::
 
     import harness
 
-    def build(name):                       # runs in the child; import jax or torch here, not at the top
+    def build(name):                 # runs in the child; import jax or torch here, not at the top
         x, fn = ...
         return lambda: jax.block_until_ready(fn(x))
 
@@ -14,14 +15,15 @@ A benchmark script defines `build(name) -> step` and `main()`; `step()` does the
         harness.write("my_benchmark", {"cases": cases})
 
     if __name__ == "__main__":
-        harness.serve(build)               # a child ends here; the parent passes through
+        harness.serve(build)         # a child ends here; the parent passes through
         main()
 
-Each case runs in a fresh process (so `peak_mb` and `first_call_s` are its own) that then waits; the parent calls them
-A B C A B C ..., so that a slow minute of a shared machine falls on all of them alike. Seconds are medians over the
-rounds, wall and CPU (all threads of the process: the sounder one where others use the machine). An optional library
-that is absent: raise `harness.Skip("torch is not installed")` in `build`; the case is then recorded as skipped.
-A child may call `harness.note(flops=...)` to have values written beside its timing. `write` puts a JSON into
+Each case runs in a fresh process (so `peak_mb` and `first_call_s` are its own) that then waits; the
+parent calls them A B C A B C ..., so that a slow minute of a shared machine falls on all alike.
+Seconds are medians over the rounds, wall and CPU (all threads of the process: the sounder one where
+others use the machine). An optional library that is absent: raise `harness.Skip("torch is not
+installed")` in `build`; the case is then recorded as skipped. A child may call
+`harness.note(flops=...)` to have values written beside its timing. `write` puts a JSON into
 `benchmarks/results/` with the machine described.
 """
 
@@ -52,7 +54,7 @@ class CaseError(Exception):
 
 
 def machine() -> dict:
-    """CPU model, cores, memory (GiB), operating system, Python and package versions, load average (1 min)."""
+    """CPU model, cores, memory (GiB), system, Python and package versions, 1-minute load."""
     model = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -92,7 +94,7 @@ def _timed(step: Callable[[], object]) -> tuple[float, float]:
 
 
 def serve(build: Callable[[str], Callable[[], object]]) -> None:
-    """In a child process: build the asked case, answer the parent's calls, exit. In the parent: return at once."""
+    """In a child: build the asked case, answer the parent's calls, exit. Elsewhere: return."""
     if len(sys.argv) < 3 or sys.argv[1] != "--serve":
         return
     answers = os.fdopen(os.dup(1), "w")
@@ -155,7 +157,7 @@ class Worker:
         self.cpus.append(got["cpu"])
 
     def end(self) -> dict:
-        """Close the process and give its record; seconds of every round are kept beside the medians."""
+        """Close the process and give its record: the medians and every round's seconds."""
         if "skipped" not in self.out:
             self.out |= {
                 "wall_s": statistics.median(self.walls),
@@ -176,9 +178,9 @@ def compare(
     cores: Sequence[int] | None = None,
     env: dict | None = None,
 ) -> dict[str, dict]:
-    """Run the cases `names` of `script` in turns; {name: {wall_s, cpu_s, first_call_s, peak_mb, rounds, ...}}.
+    """Run cases of `script` in turns: {name: {wall_s, cpu_s, first_call_s, peak_mb, rounds, ...}}.
 
-    `cores` pins every child to these (Linux). All children stay alive until the end: their memory adds up.
+    `cores` pins every child to these (Linux). All children live until the end: memory adds up.
     """
     workers: list[Worker] = []
     try:
@@ -198,7 +200,7 @@ def compare(
 
 
 def ratio(cases: dict[str, dict], ours: str, theirs: str, *, of: str = "wall_s") -> float | None:
-    """Median over the rounds of ours / theirs, each round's pair measured side by side; None if one was skipped."""
+    """Median over the rounds of ours / theirs within a round; None if one was skipped."""
     if "skipped" in cases[ours] or "skipped" in cases[theirs]:
         return None
     a, b = cases[ours]["rounds"][of], cases[theirs]["rounds"][of]
@@ -217,7 +219,7 @@ def table(rows: Sequence[Sequence[object]], *, head: Sequence[str]) -> str:
 
 
 def write(name: str, result: dict) -> Path:
-    """Write `result` with the machine's description to `benchmarks/results/NAME.json` and give the path."""
+    """Write `result` with the machine described to `benchmarks/results/NAME.json`; its path."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(
