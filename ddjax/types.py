@@ -76,6 +76,7 @@ class Teachers(NamedTuple):
     state: Tree
     statistics: Mapping[str, Moments] | None = None  # tap name -> moments of the real data at that layer
     gradients: Tree | None = None  # mean gradient of the loss on the real data, like params
+    class_probs: jax.Array | None = None  # [P, C, C] mean softmax of each class of the real data
 
 
 class Batch(NamedTuple):
@@ -95,6 +96,8 @@ class Needs(NamedTuple):
     teachers: bool = False
     statistics: str = "none"  # none | global | class
     gradients: bool = False
+    class_probs: bool = False
+    pool: str = "pool"  # which teachers: pool (weak models) | base (the one converged model, P = 1)
 
 
 class Distiller(NamedTuple):
