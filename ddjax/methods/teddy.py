@@ -194,8 +194,10 @@ def total_variation(x: jax.Array) -> jax.Array:
 def build(method: Teddy, context: Context) -> Distiller:
     """Teddy (and SRe2L, its case of one converged model) on one problem."""
     total = context.ipc * context.classes
-    unit = context.ipc if method.stat_scope == "class" and method.objective == "stats" else 1
-    size = batch_size(total, method.batch, unit)
+    whole = method.stat_scope == "class" and method.objective == "stats"
+    size = batch_size(total, method.batch, context.ipc if whole else 1)
+    order = jnp.arange(total, dtype=jnp.int32)  # class statistics need whole classes, global ones a mix of classes
+    order = order if whole else order.reshape(context.classes, context.ipc).T.reshape(-1)
     height, width, _ = context.image_shape
     recovery = Augment(area=method.crop_area, flip=method.flip, roll=method.roll)
     loss = image_loss(method, context.net, context.classes)
@@ -209,8 +211,8 @@ def build(method: Teddy, context: Context) -> Distiller:
     def step(key: jax.Array, state: State, batch: Batch) -> tuple[State, dict[str, Any]]:
         k_draw, k_view = jax.random.split(key)
         offset, update = (batch.step // method.steps) * size, batch.step % method.steps
-        images = jax.lax.dynamic_slice_in_dim(state.images, offset, size)
-        labels = jax.lax.dynamic_slice_in_dim(state.labels, offset, size)
+        rows = jax.lax.dynamic_slice_in_dim(order, offset, size)
+        images, labels = state.images[rows], state.labels[rows]
         view = views.draw_view(
             k_view, recovery, jnp.arange(size, dtype=jnp.int32), update, image_size=(height, width)
         )
@@ -230,7 +232,7 @@ def build(method: Teddy, context: Context) -> Distiller:
         direction, held = adam.update(grad, held)
         rate = method.lr * 0.5 * (1.0 + jnp.cos(jnp.pi * update / method.steps))
         images = jnp.clip(images - rate * direction, low, high)
-        stored = jax.lax.dynamic_update_slice_in_dim(state.images, images, offset, 0)
-        return State(stored, state.labels, held), {"loss": value, "gradient": optax.global_norm(grad)}
+        info = {"loss": value, "gradient": optax.global_norm(grad)}
+        return State(state.images.at[rows].set(images), state.labels, held), info
 
     return Distiller(init, step, lambda state: state.images, method.steps * (total // size))

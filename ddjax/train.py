@@ -1,0 +1,190 @@
+"""Supervised training of a pool of networks as one pure, once-compiled program: teachers and students alike.
+
+    theta_{t+1} = theta_t - lr * schedule(t) * u(g_t),    g_t = grad loss(theta_t; batch_t)
+
+``M`` members train side by side (mapped by ``how``); a batch is made inside the program by ``make_batch(data, x)`` from
+data that stays on the device and a small per-step input ``x``. ``fold = (init, update)`` watches training without
+changing it: snapshots, statistics of the path, forgetting counts.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddjax.errors import DivergenceError
+from ddjax.kernels import labels as losses
+from ddjax.kernels.pool import pool_map
+from ddjax.types import Net, Tree
+
+
+class Recipe(NamedTuple):
+    """How the weights move (static)."""
+
+    optimiser: str = "sgd"  # sgd (heavy ball) | adamw (decoupled decay)
+    momentum: float = 0.9
+    weight_decay: float = 5e-4  # on weights only: leaves of two or more dimensions
+    warmup: int = 0  # steps of linear warm-up before the cosine
+    tau: float = 1.0  # temperature of the loss on soft targets
+
+
+class Example(NamedTuple):
+    """One batch as the step sees it: targets are probabilities when ``soft`` is 0, teacher logits when it is 1."""
+
+    images: jax.Array  # [B, H, W, D] normalised
+    targets: jax.Array  # [B, C]
+    soft: jax.Array  # [] 0. or 1.
+
+
+class Member(NamedTuple):
+    """What survives to a member's next step; stacked on a leading axis ``M`` outside the map."""
+
+    params: Tree
+    state: Tree
+    optimiser: Tree
+    lr: jax.Array  # [] peak learning rate
+    mask: Tree  # {} or a tree like params of zeros (held at zero) and ones
+    fold: Tree
+
+
+class Fold(NamedTuple):
+    """What watches training: ``init(params, state)``, ``update(carry, step, params, state, grads, batch)``; pure."""
+
+    init: Callable[..., Tree] = lambda params, state: {}
+    update: Callable[..., Tree] = lambda carry, step, params, state, grads, batch: carry
+
+
+def transform(recipe: Recipe, params: Tree) -> optax.GradientTransformation:
+    """The update direction of a recipe, before the learning rate."""
+    weights = jax.tree.map(lambda p: p.ndim > 1, params)
+    decay = optax.add_decayed_weights(recipe.weight_decay, mask=weights)
+    if recipe.optimiser == "adamw":
+        return optax.chain(optax.scale_by_adam(), decay)
+    return optax.chain(decay, optax.trace(recipe.momentum))
+
+
+def schedule(step: jax.Array, total: jax.Array, warmup: int) -> jax.Array:
+    """Linear warm-up over ``warmup`` steps, then cosine to 0 at ``total``; a factor in [0, 1]."""
+    step, total = step.astype(jnp.float32), total.astype(jnp.float32)
+    rise = (step + 1.0) / max(warmup, 1)
+    phase = jnp.clip((step - warmup) / jnp.maximum(total - warmup, 1.0), 0.0, 1.0)
+    return jnp.where(step < warmup, rise, 0.5 * (1.0 + jnp.cos(jnp.pi * phase)))
+
+
+def batch_loss(logits: jax.Array, batch: Example, tau: float) -> jax.Array:
+    """Cross-entropy to probabilities, or ``tau^2 KL`` to teacher logits, as the batch says."""
+    targets = batch.targets.astype(logits.dtype)
+    soft = losses.soft_kl(logits, targets, tau)
+    return jnp.where(batch.soft > 0.5, soft, losses.cross_entropy(logits, targets))
+
+
+def init_member(net: Net, recipe: Recipe, key: jax.Array, lr: float | jax.Array, fold: Fold | None = None) -> Member:
+    """A fresh member; call it under ``jax.vmap`` over keys and rates for a pool."""
+    return member_of(recipe, *net.init(key), lr, fold=fold)
+
+
+def member_of(
+    recipe: Recipe, params: Tree, state: Tree, lr: Any, *, mask: Tree = None, fold: Fold | None = None
+) -> Member:
+    """A member that starts from given weights; ``mask`` holds the zeros of a pruned network at zero."""
+    carry = (fold or Fold()).init(params, state)
+    optimiser = transform(recipe, params).init(params)
+    return Member(params, state, optimiser, jnp.asarray(lr, jnp.float32), mask or {}, carry)
+
+
+def make_step(net: Net, recipe: Recipe, make_batch: Callable, fold: Fold | None = None) -> Callable:
+    """``step(member, data, x, step, total) -> (member, loss)`` of one member; pure."""
+    fold = fold or Fold()
+
+    def step(member: Member, data: Tree, x: Tree, count: jax.Array, total: jax.Array):
+        batch = make_batch(data, x)
+
+        def loss(params):
+            out = net.apply(params, member.state, batch.images, train=True)
+            return batch_loss(out.logits, batch, recipe.tau), out.state
+
+        (value, state), grads = jax.value_and_grad(loss, has_aux=True)(member.params)
+        if member.mask:
+            grads = jax.tree.map(jnp.multiply, grads, member.mask)
+        optimise = transform(recipe, member.params)
+        direction, optimiser = optimise.update(grads, member.optimiser, member.params)
+        rate = member.lr * schedule(count, total, recipe.warmup)
+        params = jax.tree.map(lambda p, d: p - rate * d, member.params, direction)
+        carry = fold.update(member.fold, count, params, state, grads, batch)
+        return Member(params, state, optimiser, member.lr, member.mask, carry), value
+
+    return step
+
+
+def make_run(step: Callable, how: str) -> Callable:
+    """``run(members [M], data, xs [M, n], start, count, total) -> (members, mean loss [M])``, compiled once.
+
+    Takes the first ``count <= n`` inputs of ``xs``; the members' buffers are donated; ``data`` is shared by them.
+    """
+
+    def run(members: Member, data: Tree, xs: Tree, start: jax.Array, count: jax.Array, total: jax.Array):
+        def one(member: Member, inputs: Tree):
+            def body(i, carry):
+                member, summed = carry
+                x = jax.tree.map(lambda a: a[i], inputs)
+                member, value = step(member, data, x, start + i, total)
+                return member, summed + value
+
+            member, summed = jax.lax.fori_loop(0, count, body, (member, jnp.float32(0.0)))
+            return member, summed / count.astype(jnp.float32)
+
+        return pool_map(one, how)(members, xs)
+
+    return jax.jit(run, donate_argnums=0)
+
+
+class Chunk(NamedTuple):
+    """What a stretch of training is fed: shared ``data`` and per-member inputs ``xs [M, n, ...]``."""
+
+    data: Tree
+    xs: Tree
+
+
+def fit(
+    run: Callable,
+    members: Member,
+    chunks: Callable[[int, int], Chunk],
+    *,
+    steps: int,
+    stage: str,
+    chunk: int = 50,
+    advance: Callable[[int, Mapping[str, Any]], None] = lambda n, shown: None,
+    checkpoint: Any = None,
+    config_hash: str = "",
+    every: int = 500,
+) -> Member:
+    """Train ``members`` for ``steps`` steps; resumes from ``checkpoint`` and saves to it every ``every`` steps.
+
+    ``chunks(start, n)`` must be a pure function of its arguments: a run that is killed and resumed then ends with the
+    same bits. A non-finite loss raises DivergenceError naming the stage and the window of steps.
+    """
+    start = 0
+    if checkpoint is not None:
+        found = checkpoint.restore(members, config_hash=config_hash)
+        if found is not None:
+            members, start = found
+            advance(start, {})
+    total = jnp.int32(steps)
+    while start < steps:
+        count = min(chunk, steps - start)
+        data, xs = chunks(start, chunk)
+        members, loss = run(members, data, xs, jnp.int32(start), jnp.int32(count), total)
+        value = jax.device_get(loss)
+        if not jnp.isfinite(value).all():
+            saved = (start // every) * every if checkpoint is not None else 0
+            raise DivergenceError(
+                f"{stage}: the loss is not finite in steps {start}..{start + count - 1}; last good checkpoint: step "
+                f"{saved}. Lower the learning rate or check the input images for odd values."
+            )
+        start += count
+        if checkpoint is not None and start < steps and start // every > (start - count) // every:
+            checkpoint.save(start, members, config_hash=config_hash)
+        advance(count, {"loss": float(value.mean())})
+    return members
