@@ -1,0 +1,158 @@
+"""The label stage: targets for every view that a student will see, computed once and replayed by all of them.
+
+    z(view) = (1/P) sum_j f_j(view)            (pool; base: the one converged model)
+
+A plan fixes the views: batch ``v`` of the plan holds images ``index[v]`` seen through the view drawn from
+``fold_in(key, v)``. A stored label is found again by ``v`` and the position in the batch, so students replay exactly
+the crops that were labelled. Source: Shen and Xing, "A Fast Knowledge Distillation Framework for Visual Recognition",
+ECCV 2022 (labels per recorded view).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddjax.data import sampler
+from ddjax.errors import DataError
+from ddjax.keys import key, numpy_rng
+from ddjax.kernels import augment as views
+from ddjax.kernels import labels as losses
+from ddjax.kernels.pool import pool_mean
+from ddjax.types import Augment, Net, Teachers, View
+
+
+class Plan(NamedTuple):
+    """The views of one set: ``epochs`` epochs of ``per_epoch`` batches of ``batch`` of its ``size`` images."""
+
+    seed: int
+    size: int
+    batch: int
+    epochs: int
+    augment: Augment
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return max(1, self.size // self.batch)
+
+    @property
+    def count(self) -> int:
+        """How many batches of views the plan holds."""
+        return self.epochs * self.per_epoch
+
+    def index(self) -> np.ndarray:
+        """Which images each batch holds, int32 ``[count, B]``."""
+        return sampler.epoch_batches(self.seed, "views", 0, self.count, self.size, self.batch)
+
+    def key(self) -> jax.Array:
+        """The key from which every view is drawn."""
+        return key(self.seed, "views")
+
+    def order(self, seed: int, start: int, count: int) -> np.ndarray:
+        """Which batch of the plan a student of ``seed`` sees at steps ``start ...``: its own shuffle of the epochs."""
+        steps = np.arange(start, start + count)
+        epoch = steps // self.per_epoch
+        rounds = {r: numpy_rng(seed, "view-order", r).permutation(self.epochs) for r in set(epoch // self.epochs)}
+        shuffled = np.array([rounds[e // self.epochs][e % self.epochs] for e in epoch])
+        return (shuffled * self.per_epoch + steps % self.per_epoch).astype(np.int32)
+
+
+def plan(seed: int, size: int, batch: int, steps: int, augment: Augment, epochs: int | None = None) -> Plan:
+    """The plan for students of ``steps`` steps; at most ``epochs`` epochs are stored and replayed in turn."""
+    needed = math.ceil(steps / max(1, size // batch))
+    return Plan(seed, size, batch, min(needed, epochs or needed), augment)
+
+
+def seen(plan: Plan, images: jax.Array, base: jax.Array, index: jax.Array, v: jax.Array) -> tuple[jax.Array, View]:
+    """Batch ``v``: the images ``index [B]`` of ``images [N, H, W, D]`` through their view, and the view."""
+    drawn = views.draw_view(jax.random.fold_in(base, v), plan.augment, index, v, image_size=images.shape[1:3])
+    return views.apply_view(images[index], drawn), drawn
+
+
+class Hard:
+    """The class of each image; under CutMix the two classes mixed by area."""
+
+    soft = False
+    name = "hard"
+
+    def __init__(self, labels: np.ndarray, classes: int):
+        self.table = jnp.asarray(np.eye(classes, dtype=np.float32)[labels])
+
+    def labels(self, key: jax.Array, images: jax.Array, view: View) -> jax.Array:
+        """One-hot rows ``[B, C]``, mixed where the view mixes."""
+        return views.mix_labels(self.table[view.index], view)
+
+    def nbytes(self) -> int:
+        """One int32 per image."""
+        return 4 * self.table.shape[0]
+
+
+class Pool:
+    """The mean of the teachers' logits on the view itself (one teacher: the base labels)."""
+
+    soft = True
+
+    def __init__(self, net: Net, teachers: Teachers, how: str, name: str = "pool"):
+        self.net, self.teachers, self.how, self.name = net, teachers, how, name
+
+    def labels(self, key: jax.Array, images: jax.Array, view: View) -> jax.Array:
+        """Mean raw logits ``[B, C]`` over the pool, inference mode."""
+        return pooled_logits(self.net, self.how, self.teachers.params, self.teachers.state, images)
+
+    def nbytes(self) -> int:
+        """The teachers themselves, should somebody label with them."""
+        return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((self.teachers.params, self.teachers.state)))
+
+
+def pooled_logits(net: Net, how: str, params, state, images: jax.Array) -> jax.Array:
+    """``(1/P) sum_j f_j(images)`` ``[B, C]`` in inference mode."""
+    return pool_mean(lambda p, s: net.apply(p, s, images, train=False).logits, how)(params, state)
+
+
+def storer(plan: Plan, source: Pool) -> Callable:
+    """``(params, state, images, index [n, B], v [n]) -> logits [n, B, C]``, one compiled program for a plan's shapes."""
+
+    @jax.jit
+    def store(params, state, images: jax.Array, base: jax.Array, index: jax.Array, v: jax.Array) -> jax.Array:
+        def one(inputs):
+            x, _ = seen(plan, images, base, *inputs)
+            return pooled_logits(source.net, source.how, params, state, x).astype(jnp.float16)
+
+        return jax.lax.map(one, (index, v))
+
+    return store
+
+
+def targets(
+    plan: Plan, source: Hard | Pool, images: jax.Array, *, store: Callable | None = None, chunk: int = 25
+) -> np.ndarray:
+    """Every target of the plan: fp16 ``[count, B, C]``, logits when soft, probabilities when hard.
+
+    ``store`` is the compiled program of :func:`storer` when several sets of the same shape share it.
+    """
+    index, numbers, base = plan.index(), np.arange(plan.count, dtype=np.int32), plan.key()
+    if isinstance(source, Hard):
+        if not plan.augment.cutmix:
+            return np.asarray(source.table, np.float16)[index]
+        hard = jax.jit(lambda index, v: jax.lax.map(lambda i: hard_one(plan, source, images, base, *i), (index, v)))
+        return np.asarray(hard(index, numbers), np.float16)
+    store = store or storer(plan, source)
+    out = []
+    for start in range(0, plan.count, chunk):
+        rows = np.minimum(np.arange(start, start + chunk), plan.count - 1)  # the last chunk is filled up, then cut
+        found = store(source.teachers.params, source.teachers.state, images, base, index[rows], numbers[rows])
+        out.append(np.asarray(found))
+    table = np.concatenate(out)[: plan.count]
+    if not np.isfinite(table).all():
+        raise DataError(f"label: {(~np.isfinite(table)).sum()} of {table.size} stored logits are not finite in fp16.")
+    return table
+
+
+def hard_one(plan: Plan, source: Hard, images: jax.Array, base: jax.Array, index: jax.Array, v: jax.Array) -> jax.Array:
+    """The mixed one-hot rows of one batch of views."""
+    _, view = seen(plan, images, base, index, v)
+    return source.labels(base, images, view)
