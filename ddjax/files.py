@@ -42,6 +42,15 @@ def clean_temporaries(folder: Path | str) -> None:
                 entry.unlink()
 
 
+def remove_folder(path: Path | str) -> None:
+    """Remove a folder, if there is one: a kill leaves it whole or gone (and a temporary)."""
+    path = Path(path)
+    if path.exists():
+        temporary = _temporary(path)
+        os.replace(path, temporary)
+        shutil.rmtree(temporary)
+
+
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -67,9 +76,9 @@ def atomic_write(path: Path | str, content: bytes | str) -> Path:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """``with atomic_folder(path) as folder:`` fill ``folder``; without an error it becomes ``path``.
+    """``with atomic_folder(path) as folder:`` fill ``folder``; it becomes ``path`` at the end.
 
-    An older ``path`` is replaced. A kill leaves the old folder, none, or the new one, never a mixture.
+    An older ``path`` is replaced. A kill leaves the old folder, the new one or none; no mixture.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,9 +106,9 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path | str, *, wait: bool = True) -> Iterator[None]:
-    """Hold ``folder/.lock`` (made if missing). The kernel frees it when its holder ends, even killed.
+    """Hold ``folder/.lock`` (made if missing). The kernel frees it when its holder ends or dies.
 
-    With ``wait=False`` a folder held by another process is a ``DataError``. Advisory; not re-entrant.
+    With ``wait=False`` a folder in another's hands is a ``DataError``. Advisory; not re-entrant.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +183,7 @@ def append_line(path: Path | str, value: Any) -> None:
 
 
 def read_lines(path: Path | str) -> list[Any]:
-    """All complete lines of a JSON-lines file ([] without one); a broken line is a ``DataError``."""
+    """All complete lines of a JSON-lines file ([] without one); a broken one is a ``DataError``."""
     path = Path(path)
     if not path.exists():
         return []
@@ -198,7 +207,7 @@ def file_hash(path: Path | str) -> str:
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256 of JSON values, bytes and arrays, nested at will; the order of dict keys is no matter.
+    """SHA-256 of JSON values, bytes and arrays, nested at will; dict keys in any order.
 
     Arrays enter with dtype, shape and bytes in C order; tuples equal lists; else ``TypeError``.
     """
