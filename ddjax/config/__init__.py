@@ -1,0 +1,235 @@
+"""Configuration: what a run is (``groups``), how it is written (``flags``, ``document``), ``load``.
+
+    run, launch = load(["--config", "configs/digits.py", "--method.steps", "10"])
+
+``load`` reads --config and --method first, puts in the flags, fills what depends on the data set,
+checks everything, and raises ONE ConfigError that tells every unknown name, every value of a wrong
+type and every failed check. No device is touched: importing this imports no jax.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ddjax.config.document import (
+    blame,
+    fields,
+    find_class,
+    from_json,
+    hash,
+    listed,
+    load_file,
+    to_json,
+)
+from ddjax.config.flags import apply, misfits, show_help, split
+from ddjax.config.groups import (
+    BASELINES,
+    CHEAP_BASELINES,
+    STAGES,
+    Compute,
+    Data,
+    Evaluate,
+    Label,
+    Pool,
+    Report,
+    Run,
+    Teacher,
+    check_seed,
+)
+from ddjax.errors import ConfigError, choice
+
+__all__ = [
+    "BASELINES",
+    "CHEAP_BASELINES",
+    "STAGES",
+    "Compute",
+    "Data",
+    "Evaluate",
+    "Judge",
+    "Label",
+    "Launch",
+    "Pool",
+    "Report",
+    "Run",
+    "Teacher",
+    "from_json",
+    "hash",
+    "load",
+    "load_judge",
+    "read_config",
+    "to_json",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How a run is started; none of it changes what the run computes."""
+
+    config: str | None = None
+    """A Python file with get_config() -> Run, or a run's config.json. None: the defaults below."""
+    method: str | None = None
+    """Replace the method: its name, or FILE.py:Class of your own. The ipc is kept."""
+    resume: bool = False
+    """Go on with the run in --workdir; from the start where there is none."""
+    overwrite: bool = False
+    """Empty --workdir first."""
+    only: tuple[str, ...] = ()
+    """Run only these stages: teachers distill label evaluate report. Implies --resume."""
+    check: bool = False
+    """Only check: resolve, build shapes, estimate memory. Touches no data and no device."""
+
+    def check_values(self, run: Run) -> list[str]:
+        """Every complaint, as sentences."""
+        problems = [choice("--only", name, STAGES) for name in self.only if name not in STAGES]
+        if self.resume and self.overwrite:
+            problems.append("--resume and --overwrite exclude each other; give one of them.")
+        if (self.resume or self.overwrite or self.only) and run.workdir is None:
+            problems.append(
+                "--resume, --overwrite and --only need --workdir RUN, the run they mean."
+            )
+        return problems
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """`ddjax evaluate SET`: judge a distilled set that is there already."""
+
+    set: str = ""
+    """Folder of the set: a run, its synset folder, or an exported set with a manifest."""
+    out: str | None = None
+    """Folder for results.jsonl and the report. None: the run that the set lies in."""
+    seed: int = 0
+    """All randomness is a function of this, a name and a step."""
+    data: Data = dataclasses.field(default_factory=Data)
+    label: Label = dataclasses.field(default_factory=Label)
+    evaluate: Evaluate = dataclasses.field(default_factory=lambda: Evaluate(baselines="cheap"))
+    compute: Compute = dataclasses.field(default_factory=Compute)
+
+    def check(self, prefix: str = "") -> list[str]:
+        """Complaints about the top-level values; each group checks its own."""
+        return check_seed(self.seed, prefix)
+
+
+LAUNCH_HELP = """Distil a data set into a few images per class, label them, judge them, report.
+
+  python -m ddjax.launch --config configs/digits.py
+  python -m ddjax.launch --config configs/digits.py --method.steps 100 --evaluate.seeds 2
+  python -m ddjax.launch --data.train folder:photos --method teddy --method.ipc 10
+  python -m ddjax.launch --config RUN/config.json --workdir RUN --resume
+
+A flag takes every word up to the next flag; lists are '3 4 5' or 3,4,5; None is None. Defaults are
+those of --config and of the data set's table, shown as they are with the other flags given.
+Exit codes: 0 done, 2 bad input, 3 stopped and resumable, 1 a defect of ours."""
+
+JUDGE_HELP = """Judge a distilled set: train students on it from scratch, beside baselines.
+
+  ddjax evaluate RUN
+  ddjax evaluate RUN/synset --evaluate.archs convnet3 resnet18 --evaluate.seeds 3
+  ddjax evaluate SET --data.train folder:photos --evaluate.baselines cheap
+
+Data, labels and seed are those of the run that the set lies in, where it lies in one."""
+
+
+def read_config(path: str) -> Run:
+    """The run that a file describes: ``get_config()`` of a .py file, or a stored config.json."""
+    file = Path(path)
+    if file.suffix == ".json":
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read: {error.strerror or error}.") from error
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{file}: is not JSON: {error}.") from error
+        try:
+            return from_json(stored)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from error
+    if file.suffix != ".py":
+        raise ConfigError(f"--config {path}: allowed: a .py file or a run's config.json.")
+    get_config = vars(load_file(file)).get("get_config")
+    if not callable(get_config):
+        raise ConfigError(f"{file}: needs a function get_config() -> Run; see configs/digits.py.")
+    try:
+        run = get_config()
+    except Exception as error:
+        raise ConfigError(f"{file}: {blame(error, file)}") from error
+    if not isinstance(run, Run):
+        raise ConfigError(f"{file}: get_config() returned {run!r:.60}; allowed: a ddjax Run.")
+    return run if run.name != Run.name else dataclasses.replace(run, name=file.stem)
+
+
+def load(argv: Sequence[str], *, prog: str = "python -m ddjax.launch") -> tuple[Run, Launch]:
+    """The run and how to start it, from the words after the command's name.
+
+    Raises one ConfigError with every complaint. ``--help`` prints the page and exits with 0.
+    """
+    first, flags = split(argv)
+    problems = [f"{word!r} is not a flag; allowed: --name value." for word in first]
+    own = {f.name for f in dataclasses.fields(Launch)}
+    launch = apply(Launch(), [f for f in flags if f.name in own], problems)
+    run = read_config(launch.config) if launch.config else Run()
+    if launch.method:
+        run = dataclasses.replace(run, method=_method(launch.method, run))
+    run = apply(run, [f for f in flags if f.name not in {*own, "help"}], problems, sorted(own))
+    run = _settled(run, Run.filled, problems)
+    if any(flag.name == "help" for flag in flags):
+        show_help(prog, LAUNCH_HELP, launch, run)
+    problems += launch.check_values(run)
+    if problems:
+        raise ConfigError(listed(problems))
+    return run, launch
+
+
+def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> Judge:
+    """What `ddjax evaluate SET …` asks for; raises one ConfigError with every complaint.
+
+    A set inside a run takes that run's seed, data, label and evaluation; flags change them.
+    """
+    first, flags = split(argv)
+    judge = Judge(set=first[0] if first else "")
+    named = [flag for flag in flags if flag.name == "set" and flag.words]
+    if named:
+        judge = dataclasses.replace(judge, set=named[-1].words[0])
+    if any(flag.name == "help" for flag in flags):
+        show_help(prog, JUDGE_HELP, judge)
+    problems = [f"{word!r} is one word too many; allowed: one SET." for word in first[1:]]
+    if not judge.set:
+        problems.append("SET is missing; allowed: the folder of a run or of a distilled set.")
+    for folder in (Path(judge.set), Path(judge.set).parent):
+        if judge.set and (folder / "config.json").is_file():
+            run = read_config(str(folder / "config.json"))
+            evaluate = dataclasses.replace(run.evaluate, baselines=judge.evaluate.baselines)
+            judge = dataclasses.replace(
+                judge, seed=run.seed, data=run.data, label=run.label, evaluate=evaluate
+            )
+            break
+    judge = apply(judge, [flag for flag in flags if flag.name != "help"], problems)
+    judge = _settled(judge, lambda value: value, problems)
+    if problems:
+        raise ConfigError(listed(problems))
+    return judge
+
+
+def _method(name: str, run: Run) -> Any:
+    """A method by name, with the ipc of the one that it replaces."""
+    cls = find_class(name, where="--method")
+    try:
+        return cls(ipc=run.method.ipc)
+    except TypeError as error:
+        raise ConfigError(f"--method {name}: {error}.") from error
+
+
+def _settled(value: Any, fill: Callable[[Any], Any], problems: list[str]) -> Any:
+    """``value`` filled and checked; a group with a value of a wrong type is not looked into."""
+    slips = {
+        name: misfits(getattr(value, name), hint, name) for name, hint in fields(value).items()
+    }
+    if not any(slips.values()):
+        value = fill(value)
+        problems += value.check()
+    for name in slips:
+        group = getattr(value, name)
+        problems += slips[name] or (group.check(name) if dataclasses.is_dataclass(group) else [])
+    return value
