@@ -1,0 +1,226 @@
+"""The layers that every network here is made of; each states the distributions it is drawn from.
+
+A parameter carries its distribution as metadata, ``draw = (kind, scale)``, and `ddjax.models.net`
+draws all of a network at once: kinds are ``uniform`` U(-s, s), ``normal`` N(0, s^2), ``truncated``
+(a normal cut at two standard deviations, rescaled to standard deviation s) and ``constant`` s.
+Images are ``[B, H, W, channels]``; parameters and statistics are float32, the arithmetic of
+convolutions and products is ``dtype``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "leakyrelu": jax.nn.leaky_relu,  # slope 0.01, as in the dataset-condensation line
+    "sigmoid": jax.nn.sigmoid,
+}
+Draw = tuple[str, float]
+
+
+class Forward(NamedTuple):
+    """One pass through a network: by batch statistics or running ones; where taps are left."""
+
+    train: bool
+    taps: dict[str, jax.Array] | None  # None: not asked for
+
+
+def initialisation(scheme: str, fan_in: int, fan_out: int) -> tuple[Draw, Draw]:
+    """The distributions of a layer's kernel and bias under a published scheme.
+
+    ``torch``: U(+-1/sqrt(fan_in)) for both, PyTorch's default (kaiming_uniform with a = sqrt 5),
+    which DC, DM and MTT sample; ``lecun``: truncated normal of variance 1/fan_in, zero bias, Flax's
+    default, which FRePo samples; ``he_out``: N(0, 2/fan_out), torchvision's ResNet; ``he_in``: N(0,
+    2/fan_in), the CIFAR ResNets (He et al., ICCV 2015); ``vit``: N(0, 0.02^2), zero bias
+    (Dosovitskiy et al., ICLR 2021, as in timm).
+    """
+    default = ("uniform", 1 / math.sqrt(fan_in))
+    return {
+        "torch": (default, default),
+        "lecun": (("truncated", 1 / math.sqrt(fan_in)), ("constant", 0.0)),
+        "he_out": (("normal", math.sqrt(2 / fan_out)), default),
+        "he_in": (("normal", math.sqrt(2 / fan_in)), default),
+        "vit": (("normal", 0.02), ("constant", 0.0)),
+    }[scheme]
+
+
+def parameter(shape: tuple[int, ...], draw: Draw) -> nnx.Param:
+    """A float32 parameter of its own, drawn from ``draw``."""
+    return nnx.Param(jnp.zeros(shape, jnp.float32), draw=draw)
+
+
+class Layers(NamedTuple):
+    """Makes layers that agree on convolution, arithmetic and initialisation."""
+
+    conv_general_dilated: Callable[..., jax.Array]
+    dtype: Any
+    scheme: str
+
+    def conv(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        stride: int = 1,
+        padding: int | None = None,
+        bias: bool = True,
+        scheme: str | None = None,
+    ) -> nnx.Conv:
+        """A square convolution, zero-padded by ``padding`` on each side (None: ``size // 2``)."""
+        pad = size // 2 if padding is None else padding
+        area = size * size
+        kernel, offset = initialisation(scheme or self.scheme, area * inputs, area * outputs)
+        return nnx.Conv(
+            inputs,
+            outputs,
+            (size, size),
+            strides=(stride, stride),
+            padding=((pad, pad), (pad, pad)),
+            use_bias=bias,
+            dtype=self.dtype,
+            conv_general_dilated=self.conv_general_dilated,
+            kernel_init=nnx.initializers.zeros_init(),
+            kernel_metadata={"draw": kernel},
+            bias_metadata={"draw": offset},
+            rngs=nnx.Rngs(0),
+        )
+
+    def linear(self, inputs: int, outputs: int, *, scheme: str | None = None) -> nnx.Linear:
+        """``x W + b``."""
+        kernel, offset = initialisation(scheme or self.scheme, inputs, outputs)
+        return nnx.Linear(
+            inputs,
+            outputs,
+            dtype=self.dtype,
+            kernel_init=nnx.initializers.zeros_init(),
+            kernel_metadata={"draw": kernel},
+            bias_metadata={"draw": offset},
+            rngs=nnx.Rngs(0),
+        )
+
+    def norm(self, kind: str, channels: int, *, groups: int) -> "Tap":
+        """The normalisation of that kind; ``groups`` counts only for ``group``."""
+        if kind == "batch":
+            return BatchNorm(channels)
+        if kind == "none":
+            return Tap()
+        return GroupNorm(channels, groups=channels if kind == "instance" else groups)
+
+
+class Tap(nnx.Module):
+    """The identity in a normalisation layer's place: what passes can be read under its path."""
+
+    path = ""  # set by ddjax.models.net
+
+    def __call__(self, x: jax.Array, run: Forward) -> jax.Array:
+        if run.taps is not None:
+            run.taps[self.path] = x
+        return x
+
+
+class BatchNorm(Tap):
+    """Normalises each channel over batch and positions (Ioffe & Szegedy, ICML 2015).
+
+    ``y = scale (x - m) / sqrt(v + 1e-5) + bias``; in training m, v are the batch's mean and
+    *biased* variance, and ``running <- 0.9 running + 0.1 batch``: momentum 0.9 here is torch's 0.1.
+    Unlike torch, which stores the unbiased variance (larger by n/(n-1), n = batch x positions), the
+    running one is biased too, so that it compares with the biased variance that statistics matching
+    measures.
+    """
+
+    def __init__(self, channels: int):
+        self.scale = parameter((channels,), ("constant", 1.0))
+        self.bias = parameter((channels,), ("constant", 0.0))
+        self.mean = nnx.BatchStat(jnp.zeros((channels,)), draw=("constant", 0.0))
+        self.var = nnx.BatchStat(jnp.ones((channels,)), draw=("constant", 1.0))
+
+    def __call__(self, x: jax.Array, run: Forward) -> jax.Array:
+        super().__call__(x, run)
+        mean, var = self.mean[...], self.var[...]
+        exact = x.astype(jnp.float32)
+        if run.train:
+            axes = tuple(range(x.ndim - 1))
+            batch_mean = jnp.mean(exact, axes)
+            batch_var = jnp.mean(jnp.square(exact - _like(batch_mean, x)), axes)
+            self.mean[...] = jax.lax.stop_gradient(0.9 * mean + 0.1 * batch_mean)
+            self.var[...] = jax.lax.stop_gradient(0.9 * var + 0.1 * batch_var)
+            mean, var = batch_mean, batch_var
+        gain = self.scale[...] * jax.lax.rsqrt(var + 1e-5)
+        y = (exact - _like(mean, x)) * _like(gain, x) + _like(self.bias[...], x)
+        return y.astype(x.dtype)
+
+
+class GroupNorm(Tap):
+    """Normalises groups of channels over positions, image by image (Wu & He, ECCV 2018).
+
+    One channel a group is instance normalisation (Ulyanov et al., 2016). Biased variance in two
+    passes, epsilon 1e-5.
+    """
+
+    def __init__(self, channels: int, *, groups: int):
+        self.scale = parameter((channels,), ("constant", 1.0))
+        self.bias = parameter((channels,), ("constant", 0.0))
+        self.groups = groups
+
+    def __call__(self, x: jax.Array, run: Forward) -> jax.Array:
+        super().__call__(x, run)
+        grouped = (*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
+        y = _standardise(x.astype(jnp.float32).reshape(grouped), (1, 2, 4), 1e-5).reshape(x.shape)
+        return (y * _like(self.scale[...], x) + _like(self.bias[...], x)).astype(x.dtype)
+
+
+class LayerNorm(Tap):
+    """Normalises each token over its channels (Ba et al., 2016); biased variance, epsilon 1e-6."""
+
+    def __init__(self, channels: int):
+        self.scale = parameter((channels,), ("constant", 1.0))
+        self.bias = parameter((channels,), ("constant", 0.0))
+
+    def __call__(self, x: jax.Array, run: Forward) -> jax.Array:
+        super().__call__(x, run)
+        y = _standardise(x.astype(jnp.float32), (-1,), 1e-6)
+        return (y * _like(self.scale[...], x) + _like(self.bias[...], x)).astype(x.dtype)
+
+
+def pool(x: jax.Array, kind: str) -> jax.Array:
+    """2x2 pooling with stride 2, ``avg`` or ``max``; an odd last row or column is dropped.
+
+    Strided slices, by rows, then by columns: their derivatives are several times faster than
+    reduce_window's.
+    """
+    for axis in (1, 2):
+        length = x.shape[axis] // 2
+        first, second = (_every_second(x, start, length, axis) for start in (0, 1))
+        x = 0.5 * (first + second) if kind == "avg" else jnp.maximum(first, second)
+    return x
+
+
+def max_pool3(x: jax.Array) -> jax.Array:
+    """3x3 max pooling with stride 2 and padding 1, of the ImageNet stem, in the same way."""
+    for axis in (1, 2):
+        length = (x.shape[axis] + 1) // 2
+        pads = [(1, 1) if a == axis else (0, 0) for a in range(4)]
+        x = jnp.pad(x, pads, constant_values=-jnp.inf)
+        first, second, third = (_every_second(x, start, length, axis) for start in range(3))
+        x = jnp.maximum(jnp.maximum(first, second), third)
+    return x
+
+
+def _every_second(x: jax.Array, start: int, length: int, axis: int) -> jax.Array:
+    return jax.lax.slice_in_dim(x, start, start + 2 * length - 1, stride=2, axis=axis)
+
+
+def _standardise(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
+    centred = x - jnp.mean(x, axes, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + epsilon)
+
+
+def _like(channel: jax.Array, x: jax.Array) -> jax.Array:
+    """``[c]`` with the leading axes that ``x [..., c]`` needs for explicit broadcasting."""
+    return channel.reshape((1,) * (x.ndim - 1) + channel.shape)
