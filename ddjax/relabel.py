@@ -10,14 +10,17 @@ ECCV 2022 (labels per recorded view).
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import load_file, save_file
 
 from ddjax.data import sampler
 from ddjax.errors import DataError
+from ddjax.files import atomic_folder, file_hash, read_json, to_json
 from ddjax.keys import key, numpy_rng
 from ddjax.kernels import augment as views
 from ddjax.kernels import labels as losses
@@ -156,3 +159,28 @@ def hard_one(plan: Plan, source: Hard, images: jax.Array, base: jax.Array, index
     """The mixed one-hot rows of one batch of views."""
     _, view = seen(plan, images, base, index, v)
     return source.labels(base, images, view)
+
+
+def save(folder: Path, name: str, plan: Plan, table: np.ndarray | None, images: int) -> None:
+    """Write RUN/labels: manifest.json, and the stored targets where the labels are soft."""
+    about = {
+        "schema": 1, "label_source": name, "images": images, "batch": plan.batch, "epochs": plan.epochs,
+        "views": plan.count * plan.batch, "augment": plan.augment._asdict(), "seed": plan.seed,
+        "bytes": 4 * images if table is None else table.nbytes, "sha256": None,
+    }  # fmt: skip
+    with atomic_folder(folder) as out:
+        if table is not None:
+            save_file({"logits": table}, out / "labels.safetensors")
+            about["sha256"] = file_hash(out / "labels.safetensors")
+        (out / "manifest.json").write_text(to_json(about))
+
+
+def load(folder: Path) -> np.ndarray | None:
+    """The stored targets fp16 ``[count, B, C]``; None where the labels are hard."""
+    about = read_json(folder / "manifest.json")
+    if about["sha256"] is None:
+        return None
+    path = folder / "labels.safetensors"
+    if file_hash(path) != about["sha256"]:
+        raise DataError(f"file = {str(path)!r} is not the one its manifest describes (sha256 differs).")
+    return load_file(path)["logits"]

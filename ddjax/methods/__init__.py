@@ -6,4 +6,10 @@ from ddjax.methods.teddy import Teddy
 
 METHODS: dict[str, type[Method]] = {"teddy": Teddy, "sre2l": SRe2L}
 
-__all__ = ["METHODS", "Context", "Method", "SRe2L", "Teddy"]
+
+def name_of(method: Method) -> str:
+    """The name of a method in METHODS, or its class's name in lower case."""
+    return next((name for name, kind in METHODS.items() if kind is type(method)), type(method).__name__.lower())
+
+
+__all__ = ["METHODS", "Context", "Method", "SRe2L", "Teddy", "name_of"]

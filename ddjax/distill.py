@@ -1,0 +1,103 @@
+"""THE loop: any method, one compiled chunk of steps, resumable to the bit.
+
+Order: start images -> init -> restore -> [feed, run a chunk, check, record, save] -> extract. The loop knows what a
+method needs (``Needs``), never which method it is; step ``i`` uses ``key(seed, "distill", i)`` and nothing else that is
+random, so a run that is killed and resumed passes through the same states.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddjax.data.feed import Feed
+from ddjax.errors import DivergenceError
+from ddjax.keys import key, numpy_rng
+from ddjax.kernels import select
+from ddjax.survey import normalise
+from ddjax.types import Batch, Distiller, Needs, Teachers, Tree
+
+CHUNK = 50
+
+
+def start_images(data, ipc: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random real images uint8 ``[C ipc, H, W, D]``, class by class, and their labels int32."""
+    index = select.random_per_class(numpy_rng(seed, "start-images"), data.train.labels, ipc)
+    return data.train.gather(index), data.train.labels[index].astype(np.int32)
+
+
+def make_chunk(distiller: Distiller, mean: tuple[float, ...], std: tuple[float, ...]) -> Callable:
+    """``run(base key, state, teachers, fed, start, count) -> (state, info of the last step)``, compiled once."""
+
+    def run(base: jax.Array, state: Tree, teachers: Teachers | None, fed: Tree, start: jax.Array, count: jax.Array):
+        def one(i: jax.Array, state: Tree):
+            batch = Batch(step=start + i, teachers=teachers)
+            if fed is not None:
+                pixels, labels, index = fed
+                images = normalise(pixels[index[i]], mean, std)
+                batch = batch._replace(images=images, labels=labels[index[i]])
+            state, info = distiller.step(jax.random.fold_in(base, start + i), state, batch)
+            return state, dict(info)
+
+        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, start, state)[1])
+        return jax.lax.fori_loop(0, count, lambda i, carry: one(i, carry[0]), (state, nothing))
+
+    return jax.jit(run, donate_argnums=1)
+
+
+def distill(
+    distiller: Distiller,
+    needs: Needs,
+    teachers: Teachers | None,
+    data,
+    *,
+    ipc: int,
+    seed: int,
+    log,
+    checkpoint,
+    config_hash: str,
+    every: int,
+) -> np.ndarray:
+    """Run a method to its end; returns its images float32 ``[N, H, W, D]``, normalised space."""
+    mean, std = data.card.mean, data.card.std
+    pixels, labels = start_images(data, ipc, seed)
+    images = normalise(jnp.asarray(pixels), mean, std)
+    state = jax.jit(distiller.init)(key(seed, "distill-init"), images, jnp.asarray(labels))
+    start, base = 0, key(seed, "distill")
+    found = checkpoint.restore(state, config_hash=config_hash)
+    if found is not None:
+        state, start = found
+    run = make_chunk(distiller, mean, std)
+    feed = Feed(data.train, batch=needs.real_batch, seed=seed, name="distill") if needs.real != "none" else None
+    with log.progress("distill", distiller.steps) as bar:
+        bar.advance(start)
+        while start < distiller.steps:
+            count = min(CHUNK, distiller.steps - start)
+            fed = feed.chunk(start, CHUNK) if feed else None
+            state, info = run(base, state, teachers, fed, jnp.int32(start), jnp.int32(count))
+            values = {name: float(v) for name, v in jax.device_get(info).items()}
+            check_finite(values, start, count, every)
+            log.record("distill", start + count, **values)
+            before, start = start, start + count
+            if start < distiller.steps and start // every > before // every:
+                checkpoint.save(start, state, config_hash)
+            bar.advance(count, **values)
+    return np.asarray(distiller.extract(state))
+
+
+def check_finite(values: dict[str, Any], start: int, count: int, every: int) -> None:
+    """DivergenceError that names the window of steps and the last good checkpoint."""
+    odd = [name for name, value in values.items() if not np.isfinite(value)]
+    if odd:
+        raise DivergenceError(
+            f"distill: {', '.join(odd)} not finite in steps {start}..{start + count - 1}; last good checkpoint: step "
+            f"{start // every * every}. Lower method.lr."
+        )
+
+
+def to_pixels(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Normalised float images as uint8: ``round(255 (x std + mean))``, clipped to 0..255."""
+    scaled = 255.0 * (images * np.asarray(std, np.float32) + np.asarray(mean, np.float32))
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)

@@ -1,0 +1,191 @@
+"""Students trained from scratch on a small set, judged under a frozen protocol.
+
+For each row (a set with its labels) and architecture: the learning rate is chosen from the protocol's grid by accuracy
+on the validation split, one seed each; then all seeds train in one compiled program; accuracy after the last step, on
+the test split. Rows of one shape share the program: labels and images are arguments of it.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddjax import cost, relabel, survey, train
+from ddjax.checkpoint import Checkpoint
+from ddjax.files import (
+    append_line,
+    atomic_write,
+    content_hash,
+    mend_lines,
+    read_json,
+    read_lines,
+    remove_folder,
+    to_json,
+)
+from ddjax.keys import key
+from ddjax.protocols import Protocol
+from ddjax.types import Net, Tree
+
+
+class Row(NamedTuple):
+    """One line of the table: a set of images and where its labels come from."""
+
+    name: str
+    label_source: str
+    images: jax.Array  # [M, H, W, D] normalised float32, or uint8
+    source: Any  # relabel.Hard | relabel.Pool
+    table: np.ndarray | None = None  # targets computed before; None: made here
+    budget: dict[str, Any] | None = None
+
+
+class Inputs(NamedTuple):
+    """What one step of one student is fed."""
+
+    index: jax.Array  # [B]
+    v: jax.Array  # []
+    targets: jax.Array  # [B, C] fp16
+    soft: jax.Array  # []
+
+
+class Students(NamedTuple):
+    """Everything about one architecture that its rows share: the compiled programs."""
+
+    net: Net
+    protocol: Protocol
+    plan: relabel.Plan
+    how: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    run: Callable
+    init: Callable
+    store: dict[str, Callable]  # label programs by label source
+
+
+def students(net: Net, protocol: Protocol, plan: relabel.Plan, mean, std, *, how: str) -> Students:
+    """Build the programs of one architecture; nothing is compiled before it is first run."""
+    recipe = protocol.recipe()
+
+    def make_batch(data: Tree, x: Inputs) -> train.Example:
+        images, base = data
+        normal = survey.normalise(images[x.index], mean, std)
+        seen, _ = relabel.seen(plan, normal, base, jnp.arange(plan.batch, dtype=jnp.int32), x.v)
+        return train.Example(seen, x.targets, x.soft)
+
+    run = train.make_run(train.make_step(net, recipe, make_batch), how)
+    init = jax.jit(lambda k, lr: train.init_member(net, recipe, k, lr))
+    return Students(net, protocol, plan, how, mean, std, run, init, {})
+
+
+def targets(group: Students, row: Row) -> np.ndarray:
+    """The row's targets for every view of the plan, fp16 ``[V, B, C]``."""
+    if row.table is not None:
+        return row.table
+    images = survey.normalise(jnp.asarray(row.images), group.mean, group.std)
+    if row.source.soft and row.source.name not in group.store:
+        group.store[row.source.name] = relabel.storer(group.plan, row.source)
+    return relabel.targets(group.plan, row.source, images, store=group.store.get(row.source.name))
+
+
+def train_students(
+    group: Students, row: Row, table: np.ndarray, rates: list[float], seeds: list[int], steps: int, **fit: Any
+) -> train.Member:
+    """Members trained on a row: member ``i`` has rate ``rates[i]`` and seed ``seeds[i]``."""
+    members = [group.init(key(seed, "student-init"), jnp.float32(lr)) for seed, lr in zip(seeds, rates, strict=True)]
+    members = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    index, soft = group.plan.index(), np.full((), float(row.source.soft), np.float32)
+    data = (jnp.asarray(row.images), group.plan.key())
+
+    def chunks(start: int, n: int) -> train.Chunk:
+        v = np.stack([group.plan.order(seed, start, n) for seed in seeds])
+        xs = Inputs(index[v], v, table[v], np.broadcast_to(soft, v.shape))
+        return train.Chunk(data, jax.device_put(xs))
+
+    return train.fit(group.run, members, chunks, steps=steps, **fit)
+
+
+def accuracy(group: Students, members: train.Member, split) -> np.ndarray:
+    """Fraction right of each student on a split."""
+    return survey.accuracy(group.net, members.params, members.state, split, group.mean, group.std, how=group.how)
+
+
+def evaluate_row(
+    group: Students, row: Row, data, *, seeds: int, seed: int, results: Path, scratch: Path, every: int, log
+) -> list[dict[str, Any]]:
+    """All lines of one cell (row x architecture), appended to ``results``; a finished cell is read back instead.
+
+    ``scratch`` holds the cell's checkpoints and the outcome of the rate search until the cell is done.
+    """
+    cell = {
+        "name": row.name, "arch": group.net.name, "label_source": row.label_source, "protocol": group.protocol.id,
+    }  # fmt: skip
+    done = [line for line in read_lines(results) if all(line[k] == v for k, v in cell.items())]
+    if len(done) >= seeds:
+        return done[:seeds]
+    began, table = time.monotonic(), targets(group, row)
+    rates, steps = list(group.protocol.rates), group.protocol.steps(len(row.images))
+    tag = content_hash({"cell": cell, "plan": repr(group.plan), "targets": table, "images": np.asarray(row.images)})
+    found = scratch / tag[:16] / "rates.json"
+    with log.progress(f"evaluate {row.name}, {row.label_source} labels, {group.net.name}", 2 * steps) as bar:
+
+        def trained(part: str, rates: list[float], seeds: list[int]) -> train.Member:
+            with Checkpoint(scratch / tag[:16] / part) as checkpoint:
+                return train_students(
+                    group, row, table, rates, seeds, steps, stage=f"evaluate {row.name} ({part})", every=every,
+                    checkpoint=checkpoint, config_hash=tag, advance=bar.advance,
+                )  # fmt: skip
+
+        if not found.exists():
+            tried = trained("rates", rates, [seed] * len(rates))
+            atomic_write(found, to_json([float(a) for a in accuracy(group, tried, data.val)]))
+        else:
+            bar.advance(steps)
+        validation = read_json(found)
+        best = int(np.argmax(validation))
+        numbers = list(range(seed, seed + seeds))
+        final = trained("seeds", [rates[best]] * seeds, numbers)
+    right = accuracy(group, final, data.test)
+    spent = (time.monotonic() - began) / seeds
+    lines = [
+        {
+            "schema": 1, **cell, "seed": number, "accuracy": float(a), "epoch": steps // group.plan.per_epoch,
+            "steps": steps, "lr": rates[best], "validation_accuracy": validation[best], "budget": row.budget,
+            "wall_s": round(spent, 3), "peak_memory_bytes": cost.peak_memory_bytes(),
+        }
+        for number, a in zip(numbers, right, strict=True)
+    ]  # fmt: skip
+    write_cell(results, cell, lines)
+    remove_folder(found.parent)
+    return lines
+
+
+def announce(group: Students, rows: list[Row], seeds: int, results: Path, log) -> None:
+    """Say first how long the cells that are not done yet will take: a step of the program is timed."""
+    known = [(line["name"], line["arch"], line["label_source"]) for line in read_lines(results)]
+    left = [row for row in rows if known.count((row.name, group.net.name, row.label_source)) < seeds]
+    if not left:
+        return
+    steps, grid = group.protocol.steps(len(rows[0].images)), len(group.protocol.rates)
+    row = left[0]
+    table, taken = np.zeros((group.plan.count, group.plan.batch, group.net.classes), np.float16), 0.0
+    for _ in range(2):  # the first run compiles
+        began = time.monotonic()
+        train_students(group, row, table, [1e-3] * seeds, list(range(seeds)), 3, stage="evaluate (timing)")
+        taken = time.monotonic() - began
+    total = len(left) * steps * (seeds + grid) * taken / (3 * seeds)
+    log.say(
+        f"evaluate: {len(left)} rows x ({grid} rates + {seeds} seeds) x {steps} steps on {group.net.name}, "
+        f"about {total:.0f} s."
+    )
+
+
+def write_cell(results: Path, cell: dict[str, Any], lines: list[dict[str, Any]]) -> None:
+    """Append the lines of a cell that are not there yet."""
+    mend_lines(results)
+    known = {(*(line[k] for k in cell), line["seed"]) for line in read_lines(results)}
+    for line in lines:
+        if (*(line[k] for k in cell), line["seed"]) not in known:
+            append_line(results, line)

@@ -1,0 +1,95 @@
+"""The folder of a run: who may write into it, which stages are done, where their files lie.
+
+A folder that holds more than locks, caches and temporaries belongs to the run whose config.json lies in it: it is
+refused without --resume or --overwrite, and refused whatever is said when it belongs to another configuration.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ddjax.errors import ConfigError
+from ddjax.files import atomic_write, content_hash, is_temporary, read_json, remove_folder, to_json
+
+STATE = ".state"  # checkpoints and stage stamps: what only ddjax reads
+EMPTY = (".cache", "__pycache__", ".ipynb_checkpoints", ".DS_Store")
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether nothing would be lost by starting here: no folder, or only locks, caches and temporaries."""
+    if not folder.exists():
+        return True
+    return all(is_temporary(entry) or entry.name in EMPTY or entry.name.endswith((".lock", ".tmp", "~"))
+               for entry in folder.iterdir())  # fmt: skip
+
+
+def default_folder(name: str) -> Path:
+    """``runs/<name>/<time>``, time to the second in UTC."""
+    return Path("runs") / name / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+
+
+class RunDir:
+    """The paths of a run and the stamps of its stages: a stage is done when its stamp names its inputs' hash."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.config = folder / "config.json"
+        self.synset = folder / "synset"
+        self.labels = folder / "labels"
+        self.teachers = folder / "teachers"
+        self.results = folder / "results.jsonl"
+        self.cost = folder / "cost.json"
+        self._stamps = folder / STATE / "stages.json"
+
+    def scratch(self, stage: str) -> Path:
+        """Where a stage keeps its checkpoints until it is done."""
+        return self.folder / STATE / stage
+
+    def done(self, stage: str, tag: str) -> bool:
+        """Whether the stage was finished with these inputs."""
+        return self._stamps.exists() and read_json(self._stamps).get(stage) == tag
+
+    def stamp(self, stage: str, tag: str) -> None:
+        """Note that a stage is finished, and drop its checkpoints."""
+        stamps = read_json(self._stamps) if self._stamps.exists() else {}
+        atomic_write(self._stamps, to_json(stamps | {stage: tag}))
+        remove_folder(self.scratch(stage))
+
+
+def claim(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool, only: tuple[str, ...]) -> RunDir:
+    """Check that this run may write into ``folder``; nothing is touched before everything is checked."""
+    run = RunDir(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--workdir = {str(folder)!r} is a file; allowed: a folder. Name another.")
+    if is_empty(folder) or (overwrite and run.config.exists()):
+        return run
+    if overwrite:
+        raise ConfigError(
+            f"--workdir = {str(folder)!r} holds files but no config.json, so it is no run of ddjax; --overwrite "
+            "refuses to empty it. Name another folder."
+        )
+    if not run.config.exists():
+        raise ConfigError(f"--workdir = {str(folder)!r} holds files that are no run of ddjax. Name another folder.")
+    if not (resume or only):
+        raise ConfigError(
+            f"--workdir = {str(folder)!r} holds a run already; allowed: --resume (go on with it), --overwrite (start "
+            "again), or another folder."
+        )
+    stored = read_json(run.config)
+    free = {"evaluate": {"evaluate"}, "report": {"report"}, "label": {"label"}}
+    skip = set().union(*(free.get(stage, set()) for stage in only)) | {"report"}
+    differs = different({k: v for k, v in stored.items() if k not in skip},
+                        {k: v for k, v in config.items() if k not in skip})  # fmt: skip
+    if differs:
+        raise ConfigError(
+            f"--workdir = {str(folder)!r} is a run of another configuration (it differs in {', '.join(differs[:8])}); "
+            f"resume it with --config {run.config}, or name another folder."
+        )
+    return run
+
+
+def different(a: Any, b: Any, name: str = "") -> list[str]:
+    """Dotted names at which two JSON values differ, with both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in sorted({*a, *b}) for d in different(a.get(k), b.get(k), f"{name}.{k}".lstrip("."))]
+    return [] if content_hash(a) == content_hash(b) else [f"{name}: {a!r} there, {b!r} here"]

@@ -1,0 +1,273 @@
+"""The teacher stage: one base model, a pool of weak models made from it, and what the real data look like to them.
+
+prior       snapshots of the base model's own training, log-spaced: models as weak as a student's path
+posterior   the finished base model pruned (density 1 - rho, rho uniform) and briefly tuned with the mask held;
+            members outside the acceptance band are drawn again
+mixed       half and half
+
+Kept as artefacts under a content hash in the shared cache: ``base.safetensors``, ``pool.safetensors``,
+``manifest.json`` (recipe, accuracies on the validation split). Source: Yu et al., Teddy, ECCV 2024; the recipe's
+details are ours (inferred).
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddjax import survey, train
+from ddjax.checkpoint import Checkpoint
+from ddjax.data.feed import Feed
+from ddjax.errors import ConfigError, DataError
+from ddjax.files import atomic_folder, content_hash, locked, read_json, to_json
+from ddjax.keys import key, numpy_rng
+from ddjax.kernels import augment as views
+from ddjax.kernels import labels as losses
+from ddjax.kernels.prune import apply_mask, magnitude_mask
+from ddjax.models import weights
+from ddjax.train import Example, Fold, Recipe
+from ddjax.types import Net, Teachers, Tree
+
+ROUNDS = 6  # draws of pruned members before giving up
+
+
+class Store(NamedTuple):
+    """What the stage hands on; accuracies are fractions on the validation split."""
+
+    net: Net
+    base: Teachers  # P = 1
+    base_accuracy: float
+    pool: Teachers
+    pool_accuracy: list[float]
+    hash: str
+    folder: Path
+
+    def of(self, which: str) -> Teachers:
+        """The weak ``pool``, or the ``base`` model as a pool of one."""
+        return self.base if which == "base" else self.pool
+
+
+class Trainer(NamedTuple):
+    """Training on real images: the net, its recipe and where the pixels come from."""
+
+    net: Net
+    recipe: Recipe
+    data: Any  # data.Dataset
+    batch: int
+    seed: int
+    how: str
+    every: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return max(1, len(self.data.train) // self.batch)
+
+    def fit(
+        self, members: train.Member, steps: int, stage: str, *, fold=None, checkpoint=None, advance=None, tag="", chunk=50
+    ):
+        """Train ``members`` on the train split for ``steps`` steps, all on the same batches."""
+        card, base = self.data.card, key(self.seed, f"{stage}-views")
+        mean, std = card.mean, card.std
+        count = jax.tree.leaves(members.params)[0].shape[0]
+        feed = Feed(self.data.train, batch=self.batch, seed=self.seed, name=stage)
+
+        def make_batch(data, x):
+            images, labels, base = data
+            index, step = x
+            view = views.draw_view(
+                jax.random.fold_in(base, step), card.augment, index, step, image_size=self.net.image_shape[:2]
+            )
+            seen = views.apply_view(survey.normalise(images[index], mean, std), view)
+            onehot = losses.onehot(labels[index], self.net.classes)
+            return Example(seen, views.mix_labels(onehot, view), jnp.float32(0.0))
+
+        def chunks(start: int, n: int) -> train.Chunk:
+            images, labels, index = feed.chunk(start, n)
+            numbers = np.arange(start, start + n, dtype=np.int32)
+            xs = (jnp.asarray(index), jnp.asarray(numbers))
+            xs = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (count, *a.shape)), xs)
+            return train.Chunk((images, labels, base), xs)
+
+        run = train.make_run(train.make_step(self.net, self.recipe, make_batch, fold), self.how)
+        return train.fit(
+            run, members, chunks, steps=steps, stage=stage, every=self.every, checkpoint=checkpoint, chunk=chunk,
+            config_hash=tag, advance=advance or (lambda n, shown: None),
+        )  # fmt: skip
+
+
+def snapshot_epochs(rule: str | tuple[int, ...], size: int, epochs: int) -> tuple[int, ...]:
+    """After which epochs the ``size`` snapshots are taken: given, or spaced over 1 .. 0.8 E by log or evenly."""
+    if isinstance(rule, tuple):
+        return rule
+    last = max(size, round(0.8 * epochs))
+    if last > epochs:
+        raise ConfigError(
+            f"teacher.pool.size = {size} snapshots do not fit in teacher.epochs = {epochs}; allowed: size <= epochs. "
+            f"Nearest valid: --teacher.pool.size {epochs}."
+        )
+    space = np.geomspace if rule == "log" else np.linspace
+    chosen = np.round(space(1, last, size)).astype(int)
+    for i in range(1, size):  # strictly rising, never past the last
+        chosen[i] = max(chosen[i], chosen[i - 1] + 1)
+    for i in range(size - 2, -1, -1):
+        chosen[i] = min(chosen[i], chosen[i + 1] - 1)
+    return tuple(int(e) for e in chosen)
+
+
+def snapshots(steps: tuple[int, ...]) -> Fold:
+    """A fold that keeps ``(params, state)`` as they stand after ``steps[i]`` updates, stacked ``[P, ...]``."""
+    at = jnp.asarray(steps, jnp.int32)
+
+    def init(params: Tree, state: Tree) -> Tree:
+        return jax.tree.map(lambda a: jnp.zeros((len(steps), *a.shape), a.dtype), (params, state))
+
+    def update(carry, step, params, state, grads, batch):
+        hit = at == step + 1
+
+        def write(carry):
+            return jax.tree.map(lambda s, a: s.at[jnp.argmax(hit)].set(a), carry, (params, state))
+
+        return jax.lax.cond(hit.any(), write, lambda carry: carry, carry)
+
+    return Fold(init, update)
+
+
+def stack(trees: list[Tree]) -> Tree:
+    """Equal trees stacked on a new leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def train_base(trainer: Trainer, config, taken: tuple[int, ...], checkpoint, advance, tag: str):
+    """The base model ``(params, state)`` and the snapshots after the epochs ``taken`` (None without any)."""
+    fold = snapshots(tuple(e * trainer.per_epoch for e in taken)) if taken else None
+    params, state = trainer.net.init(key(trainer.seed, "teacher-init"))
+    member = train.member_of(trainer.recipe, params, state, config.lr, fold=fold)
+    members = jax.tree.map(lambda a: a[None], member)
+    steps = config.epochs * trainer.per_epoch
+    members = trainer.fit(members, steps, "teachers", fold=fold, checkpoint=checkpoint, advance=advance, tag=tag)
+    first = jax.tree.map(lambda a: a[0], members)
+    return (first.params, first.state), (first.fold if taken else None)
+
+
+def weaken(trainer: Trainer, config, base: tuple[Tree, Tree], size: int, judge: Callable, advance) -> Tree:
+    """``size`` pruned and tuned members ``(params, state)`` stacked, all within the acceptance band."""
+    pool, low, high = config.pool, *config.pool.accept
+    whole = float(judge(jax.tree.map(lambda a: a[None], base))[0])
+    kept, seen = [], []
+    masked = jax.jit(lambda k, p, density: magnitude_mask(k, p, density, jitter=0.1))
+    for attempt in range(ROUNDS):
+        rho = numpy_rng(trainer.seed, "prune", attempt).uniform(*pool.prune, size)
+        members = []
+        for i, ratio in enumerate(rho):
+            mask = masked(key(trainer.seed, "prune-jitter", attempt * size + i), base[0], jnp.float32(1.0 - ratio))
+            params = apply_mask(base[0], mask)
+            members.append(train.member_of(trainer.recipe, params, base[1], 0.1 * config.lr, mask=mask))
+        tuned = trainer.fit(stack(members), pool.tune_epochs * trainer.per_epoch, f"tune-{attempt}", advance=advance)
+        share = judge((tuned.params, tuned.state)) / whole
+        seen += [round(float(s), 3) for s in share]
+        for i in np.flatnonzero((share >= low) & (share <= high)):
+            kept.append(jax.tree.map(lambda a, i=i: a[i], (tuned.params, tuned.state)))
+        if len(kept) >= size:
+            return stack(kept[:size])
+    raise DataError(
+        f"teacher.pool.accept = {pool.accept}: only {len(kept)} of {size} pruned members fell in the band after "
+        f"{ROUNDS} draws; their accuracies over the base model's {whole:.3f} were {sorted(seen)}. Widen the band or "
+        f"change teacher.pool.prune = {pool.prune} (more pruning: weaker members)."
+    )
+
+
+def recipe_hash(config, data, net: Net, seed: int) -> str:
+    """What decides the teachers: data, network, recipe, seed and the weights given."""
+    given = None
+    if config.weights:
+        path = Path(config.weights)
+        given = content_hash((path / "base.safetensors" if path.is_dir() else path).read_bytes())
+    recipe = dataclasses.asdict(config) | {"weights": given}
+    return content_hash({"data": data.hash, "net": net.name, "shape": net.image_shape, "teacher": recipe, "seed": seed})
+
+
+def build(config, data, net: Net, *, seed: int, how: str, every: int, cache: Path, log) -> Store:
+    """The base model and its pool: from the cache where this recipe was run before, else trained and kept there."""
+    tag = recipe_hash(config, data, net, seed)
+    folder = cache / "teachers" / tag[:32]
+    with locked(cache / "teachers" / f".{tag[:32]}"):
+        if not (folder / "manifest.json").exists():
+            _make(config, data, net, seed, how, every, folder, tag, log)
+    manifest = read_json(folder / "manifest.json")
+    params, state = weights.load_net(folder / "base.safetensors", net)
+    base = Teachers(*jax.tree.map(lambda a: a[None], (params, state)))
+    count = len(manifest["pool_accuracy"])
+    pool = Teachers(*weights.load_net(folder / "pool.safetensors", net, pool=count))
+    return Store(net, base, manifest["accuracy"], pool, manifest["pool_accuracy"], tag, folder)
+
+
+def _make(config, data, net: Net, seed: int, how: str, every: int, folder: Path, tag: str, log) -> None:
+    recipe = Recipe(optimiser=config.optimiser, weight_decay=config.weight_decay)
+    trainer = Trainer(net, recipe, data, min(config.batch, len(data.train)), seed, how, every)
+    mean, std = data.card.mean, data.card.std
+
+    def judge(stacked: tuple[Tree, Tree]) -> np.ndarray:
+        return survey.accuracy(net, *stacked, data.val, mean, std, how=how)
+
+    size, mode = config.pool.size, config.pool.mode
+    before = {"prior": size, "posterior": 0, "mixed": (size + 1) // 2}[mode]
+    if config.weights and before:
+        if mode == "prior":
+            log.say("teacher.weights: a finished model has no snapshots, so the pool is made by pruning (posterior).")
+        before = 0
+    parts = []
+    with Checkpoint(folder.parent / f".{folder.name}" / "steps") as checkpoint:
+        if config.weights:
+            path = Path(config.weights)
+            base = weights.load_net(path / "base.safetensors" if path.is_dir() else path, net)
+        else:
+            rule = config.pool.snapshots
+            taken = snapshot_epochs(rule, before, config.epochs) if before else ()
+            with log.progress("teachers", config.epochs * trainer.per_epoch) as bar:
+                base, kept = train_base(trainer, config, taken, checkpoint, bar.advance, tag)
+            parts += [kept] if before else []
+        if size > before:
+            with log.progress("teachers: pool", ROUNDS * config.pool.tune_epochs * trainer.per_epoch) as bar:
+                parts.append(weaken(trainer, config, base, size - before, judge, bar.advance))
+        pool = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
+        accuracy = float(judge(jax.tree.map(lambda a: a[None], base))[0])
+        members = judge(pool)
+        strong = members >= 0.2 * accuracy  # cross-entropy at a near-random member only teaches its mistakes
+        if not strong.all():
+            log.say(f"teachers: dropped {int((~strong).sum())} of {size} members below 20 % of the base accuracy.")
+            pool = jax.tree.map(lambda a: a[np.flatnonzero(strong)], pool)
+        manifest = {
+            "schema": 1,
+            "hash": tag,
+            "arch": net.name,
+            "recipe": dataclasses.asdict(config) | {"weights": bool(config.weights)},
+            "accuracy": accuracy,
+            "pool_accuracy": [float(a) for a in members[strong]],
+            "data": data.hash,
+            "seed": seed,
+        }
+        with atomic_folder(folder) as out:
+            weights.save_net(out / "base.safetensors", *base)
+            weights.save_net(out / "pool.safetensors", *pool)
+            (out / "manifest.json").write_text(to_json(manifest))
+        checkpoint.clear()
+    for name, value in {"base": accuracy, "pool": [round(float(a), 3) for a in members]}.items():
+        log.say(f"teachers: validation accuracy of {name}: {value}")
+
+
+def equip(store: Store, needs, data, *, how: str) -> Teachers:
+    """The teachers that a method asked for, with the statistics, gradients and class means it needs."""
+    chosen, card, net = store.of(needs.pool), data.card, store.net
+    args = (net, chosen.params, chosen.state, data.train, card.mean, card.std)
+    if needs.statistics != "none":
+        chosen = chosen._replace(statistics=survey.moments(*args, scope=needs.statistics, how=how))
+    if needs.gradients:
+        chosen = chosen._replace(gradients=survey.gradients(*args, how=how))
+    if needs.class_probs:
+        chosen = chosen._replace(class_probs=survey.class_probabilities(*args, how=how))
+    return chosen
