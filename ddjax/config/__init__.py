@@ -22,6 +22,7 @@ from ddjax.config.document import (
     listed,
     load_file,
     to_json,
+    unreadable,
 )
 from ddjax.config.flags import apply, misfits, show_help, split
 from ddjax.config.groups import (
@@ -139,7 +140,7 @@ def read_config(path: str) -> Run:
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
-            raise ConfigError(f"{file}: cannot be read: {error.strerror or error}.") from error
+            raise ConfigError(unreadable(file, error)) from error
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file}: is not JSON: {error}.") from error
         try:
@@ -169,10 +170,19 @@ def load(argv: Sequence[str], *, prog: str = "python -m ddjax.launch") -> tuple[
     problems = [f"{word!r} is not a flag; allowed: --name value." for word in first]
     own = {f.name for f in dataclasses.fields(Launch)}
     launch = apply(Launch(), [f for f in flags if f.name in own], problems)
-    run = read_config(launch.config) if launch.config else Run()
-    if launch.method:
-        run = dataclasses.replace(run, method=_method(launch.method, run))
-    run = apply(run, [f for f in flags if f.name not in {*own, "help"}], problems, sorted(own))
+    flags = [f for f in flags if f.name not in own]
+    run = Run()
+    try:
+        run = read_config(launch.config) if launch.config else run
+        if launch.method:
+            run = dataclasses.replace(run, method=_method(launch.method, run))
+    except (
+        ConfigError
+    ) as error:  # told with the rest; flags of a class that is not there are not judged
+        problems.append(str(error))
+        flags = [f for f in flags if not f.name.startswith(("method.", "data.t"))]
+    wanted = [flag for flag in flags if flag.name != "help"]
+    run = apply(run, wanted, problems, sorted(own))
     run = _settled(run, Run.filled, problems)
     if any(flag.name == "help" for flag in flags):
         show_help(prog, LAUNCH_HELP, launch, run)
@@ -216,7 +226,7 @@ def _method(name: str, run: Run) -> Any:
     """A method by name, with the ipc of the one that it replaces."""
     cls = find_class(name, where="--method")
     try:
-        return cls(ipc=run.method.ipc)
+        return cls(ipc=getattr(run.method, "ipc", 1))
     except TypeError as error:
         raise ConfigError(f"--method {name}: {error}.") from error
 
@@ -230,6 +240,6 @@ def _settled(value: Any, fill: Callable[[Any], Any], problems: list[str]) -> Any
         value = fill(value)
         problems += value.check()
     for name in slips:
-        group = getattr(value, name)
-        problems += slips[name] or (group.check(name) if dataclasses.is_dataclass(group) else [])
+        check = getattr(getattr(value, name), "check", None)
+        problems += slips[name] or (check(name) if check else [])
     return value

@@ -39,7 +39,7 @@ def load_file(path: Path) -> ModuleType:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.") from error
+        raise ConfigError(unreadable(path, error)) from error
     sha = hashlib.sha256(content).hexdigest()
     at = (str(path.resolve()), sha)
     if at in _loaded:
@@ -57,6 +57,13 @@ def load_file(path: Path) -> ModuleType:
         raise ConfigError(f"{path}: {blame(error, path)}") from error
     _loaded[at] = module
     return module
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Why a file cannot be read, and the nearest file that is there."""
+    near = nearest(path.name, [p.name for p in path.parent.glob(f"*{path.suffix}")])
+    hint = f" Did you mean '{path.parent / near}'?" if near and not path.exists() else ""
+    return f"{path}: cannot be read: {error.strerror or error}.{hint}"
 
 
 def blame(error: BaseException, path: Path) -> str:
@@ -128,8 +135,10 @@ def find_class(name: str, sha: str | None = None, where: str = "method") -> type
 
 def fields(cls: Any) -> dict[str, Any]:
     """Names and declared types of the fields of a dataclass (or of an instance's class)."""
+    from ddjax.methods.base import Method
+
     cls = cls if isinstance(cls, type) else type(cls)
-    hints = typing.get_type_hints(cls, localns={"Method": Any})
+    hints = typing.get_type_hints(cls, localns={"Method": Method})
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
 
 

@@ -65,7 +65,7 @@ class Data:
     """Which images are distilled."""
 
     train: Spec = "digits"
-    """digits, or folder: zip: tar: npz: cifar: svhn: parquet: + PATH, idx:IMAGES,LABELS, tfds:NAME."""
+    """digits, {folder,zip,tar,npz,cifar,svhn,parquet}:PATH, idx:IMAGES,LABELS, tfds:NAME[/part]."""
     test: Spec | None = None
     """The test images, in the same words. None: the set's own test split, else a part held out."""
     card: str | None = None
@@ -129,7 +129,7 @@ class Pool:
     """The weak models made from the base model, once, and kept."""
 
     mode: Literal["prior", "posterior", "mixed"] = "prior"
-    """prior: snapshots of the base's training; posterior: pruned, briefly tuned; mixed: half each."""
+    """prior: snapshots of the base's training; posterior: pruned and tuned; mixed: half of each."""
     size: int = 9
     """How many weak models."""
     snapshots: Literal["log", "linear"] | tuple[int, ...] = "log"
