@@ -1,0 +1,383 @@
+"""Two-dimensional convolution whose derivatives of every order stay fast inside loops on a CPU.
+
+XLA's CPU backend has one fast convolution: input NHWC, kernel HWIO, no reversed window. Forward
+passes qualify; the derivatives that JAX writes do not, and inside `scan`, `map`, `while` or `cond`
+they fall to a naive kernel (7 to 200 times slower). Here are three bilinear maps, each written with
+fast operations only and each the transpose of the others, so that reverse, forward and higher
+derivatives never leave them::
+
+    C(x, w)  = y     y[b,i,j,o]  = sum_{p,q,c} x[b, s i + p - l, s j + q - l, c] w[p,q,c,o]
+    D(dy, w) = dx    transpose of C in x: a forward convolution of the dilated dy, kernel flipped
+    G(x, dy) = dw    dw[p,q,c,o] = sum_{b,i,j} x[b, s i + p - l, s j + q - l, c] dy[b,i,j,o]
+
+    transposes: C in x, w: D(g, w), G(x, g);  D in dy, w: C(g, w), G(g, dy);
+                G in x, dy: D(dy, g), C(x, g)
+
+(s stride, l low padding.) Shapes: x ``[B, H, W, I]``, w ``[kh, kw, I, O]``, y ``[B, H', W', O]``.
+On other backends the library's convolution is used (`how="auto"`). Under `jax.shard_map` these
+primitives need ``check_vma=False``: they carry no varying-axis type.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+Padding = str | Sequence[tuple[int, int]]
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+HOW = ("auto", "fast", "library")
+_ROWS = 512  # rows of patches (images x H' x W') taken at once: they stay in the cache
+
+
+class Window(NamedTuple):
+    """Static geometry of one convolution, height before width; padding is (low, high) pixels."""
+
+    size: tuple[int, int]  # of the input
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+
+    @property
+    def out(self) -> tuple[int, int]:
+        sides = zip(self.size, self.kernel, self.strides, self.padding, strict=True)
+        return tuple((n + lo + hi - k) // s + 1 for n, k, s, (lo, hi) in sides)  # type: ignore
+
+
+def conv(
+    x: jax.Array,
+    w: jax.Array,
+    *,
+    strides: tuple[int, int] = (1, 1),
+    padding: Padding = "SAME",
+    groups: int = 1,
+    how: str = "auto",
+) -> jax.Array:
+    """Convolution (cross-correlation) of images with a kernel, ``[B, H', W', O]``.
+
+    x ``[B, H, W, I]``, w ``[kh, kw, I / groups, O]``; padding "SAME", "VALID" or
+    ((low, high), (low, high)) pixels. `how`: "fast" = the primitives of this file where they apply
+    (one group), "library" = `jax.lax`'s convolution, "auto" = fast on the CPU backend, library
+    elsewhere. Values agree to float32 rounding. Raises ValueError on another `how`.
+    """
+    return conv_general_dilated(
+        x,
+        w,
+        strides,
+        padding,
+        dimension_numbers=LAYOUT,
+        feature_group_count=groups,
+        how=how,
+    )
+
+
+def conv_general_dilated(
+    lhs: jax.Array,
+    rhs: jax.Array,
+    window_strides: Sequence[int],
+    padding: Padding,
+    *,
+    lhs_dilation: Sequence[int] | None = None,
+    rhs_dilation: Sequence[int] | None = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+    preferred_element_type: Any = None,
+    how: str = "auto",
+    **other: Any,
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated` by the primitives of this file wherever they apply.
+
+    They apply to two-dimensional NHWC/HWIO convolutions of one group, without dilation, padded by
+    less than the kernel's size, in one floating dtype; all else goes to the library. `precision`
+    has no meaning on a CPU and is ignored by the fast form. `how` as in `conv`.
+    """
+    if how not in HOW:
+        raise ValueError(f"how = {how!r} is not known; allowed: {', '.join(HOW)}.")
+    keywords: dict[str, Any] = dict(
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
+        **other,
+    )
+    fast = how == "fast" or (how == "auto" and jax.default_backend() == "cpu")
+    if fast and _plain(lhs, rhs, keywords):
+        window = _window(lhs, rhs, tuple(window_strides), padding)
+        if window is not None:
+            return _C.bind(lhs, rhs, window=window)
+    return lax.conv_general_dilated(lhs, rhs, tuple(window_strides), padding, **keywords)
+
+
+def _plain(lhs: jax.Array, rhs: jax.Array, keywords: dict) -> bool:
+    """Whether nothing but strides and padding is asked of a two-dimensional convolution."""
+    if lhs.ndim != 4 or rhs.ndim != 4 or lhs.dtype != rhs.dtype or 0 in lhs.shape + rhs.shape:
+        return False
+    kind, wanted = keywords["dimension_numbers"], keywords["preferred_element_type"]
+    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, LAYOUT)
+    return (
+        jnp.issubdtype(lhs.dtype, jnp.floating)
+        and kind is not None
+        and lax.conv_dimension_numbers(lhs.shape, rhs.shape, kind) == numbers
+        and all(set(keywords[k] or (1,)) == {1} for k in ("lhs_dilation", "rhs_dilation"))
+        and keywords["feature_group_count"] == keywords.get("batch_group_count", 1) == 1
+        and wanted in (None, lhs.dtype)
+        and keywords.get("out_sharding") is None
+        and lhs.shape[3] == rhs.shape[2]
+    )
+
+
+def _window(lhs: jax.Array, rhs: jax.Array, strides: tuple, padding: Padding) -> Window | None:
+    """The geometry, "SAME" resolved (lopsided at stride 2); None where the library must serve."""
+    size, kernel = lhs.shape[1:3], rhs.shape[:2]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(size, kernel, strides, padding)
+    window = Window(size, kernel, strides, tuple((int(lo), int(hi)) for lo, hi in padding))  # type: ignore
+    inside = all(0 <= p < k for k, pads in zip(kernel, window.padding, strict=True) for p in pads)
+    return window if inside and min(window.out) > 0 else None
+
+
+# ---- how each map is computed ----------------------------------------------------------------
+
+
+def _forward(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """C: [B, H, W, I], [kh, kw, I, O] -> [B, H', W', O]."""
+    (height, width), channels = window.out, w.shape[2]
+    if window.kernel == (1, 1) or (height * width <= 16 and channels >= 256):
+        spatial = [(0, 0), *window.padding, (0, 0)]
+        x = x if window.kernel == (1, 1) else jnp.pad(x, spatial)
+        parts = [
+            _dot(patch, w[p, q], (3,), (0,)) for p, q, patch in _shifted(x, window, window.out)
+        ]
+        return sum(parts[1:], parts[0]).astype(x.dtype)
+    return lax.conv_general_dilated(x, w, window.strides, window.padding, dimension_numbers=LAYOUT)
+
+
+def _input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """D: [B, H', W', O], [kh, kw, I, O] -> [B, H, W, I]."""
+    if window.kernel == (1, 1):
+        return _placed(_dot(dy, w[0, 0], (3,), (1,)), 0, 0, window, axes=(1, 2)).astype(dy.dtype)
+    if w.shape[2] < 8:
+        return _input_gradient_few(dy, w, window)
+    sides = zip(window.size, window.out, window.kernel, window.strides, window.padding, strict=True)
+    pads = tuple((k - 1 - lo, n - 1 + lo - (m - 1) * s) for n, m, k, s, (lo, _) in sides)
+    flipped = jnp.swapaxes(w[::-1, ::-1], 2, 3)
+    backward = Window(window.out, window.kernel, (1, 1), pads)  # type: ignore
+    if window.strides == (1, 1):
+        return _forward(dy, flipped, backward)
+    return lax.conv_general_dilated(
+        dy, flipped, (1, 1), pads, lhs_dilation=window.strides, dimension_numbers=LAYOUT
+    )
+
+
+def _input_gradient_few(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """D for few input channels: one product per chunk of images, its kh*kw parts shifted and added.
+
+    A forward convolution with so few outputs fills a fraction of the vector lanes.
+    """
+    (kh, kw), (height, width) = window.kernel, window.out
+    channels = w.shape[2]
+
+    def gradient(chunk: jax.Array) -> jax.Array:
+        columns = _dot(w, chunk, (3,), (3,))  # [kh, kw, I, n, H', W']
+        parts = [
+            _placed(columns[p, q], p, q, window, axes=(2, 3)) for p in range(kh) for q in range(kw)
+        ]
+        return jnp.moveaxis(sum(parts[1:], parts[0]), 0, 3).astype(dy.dtype)
+
+    n = _images_at_once(dy.shape[0], height * width)
+    whole = dy.shape[0] // n * n
+    chunks = dy[:whole].reshape(-1, n, *dy.shape[1:])
+    images = lax.map(gradient, chunks).reshape(whole, *window.size, channels)
+    return images if whole == len(dy) else jnp.concatenate([images, gradient(dy[whole:])])
+
+
+def _weight_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """G: [B, H, W, I], [B, H', W', O] -> [kh, kw, I, O], summed over chunks of images."""
+    kernel = (*window.kernel, x.shape[3], dy.shape[3])
+    if window.kernel == (1, 1):
+        ((_, _, taken),) = _shifted(x, window, window.out)
+        return _dot(dy, taken, (0, 1, 2), (0, 1, 2)).T.reshape(kernel).astype(x.dtype)
+    few = x.shape[3] <= 16
+    chunk_gradient = partial(_few_patches if few else _many_patches, window=window)
+    n = _images_at_once(len(x), window.out[0] * window.out[1])
+    whole = len(x) // n * n
+
+    def chunks(images: jax.Array, size: int) -> jax.Array:
+        images = images.reshape(-1, size, *x.shape[1:])
+        if not few:
+            return images
+        pads = [(0, 0), (0, 0), (0, 0), *window.padding]
+        return jnp.pad(jnp.transpose(images, (0, 4, 1, 2, 3)), pads)  # pixels last
+
+    def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return total + chunk_gradient(*chunk), None
+
+    start = jnp.zeros((kernel[0] * kernel[1] * kernel[2], kernel[3]), _wide(x))
+    start = start if few else start.T
+    grouped = chunks(x[:whole], n), dy[:whole].reshape(-1, n, *dy.shape[1:])
+    total, _ = lax.scan(add, start, grouped)
+    if whole < len(x):
+        total = total + chunk_gradient(chunks(x[whole:], len(x) - whole)[0], dy[whole:])
+    return (total if few else total.T).reshape(kernel).astype(x.dtype)
+
+
+def _many_patches(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """dy^T P ([O, kh kw I]) of a chunk: P holds the kh*kw shifted slices side by side.
+
+    Images larger than two blocks are taken a block of rows at a time, so that P stays small.
+    """
+    height, width = window.out
+    rows = max(1, _ROWS // width)
+    stride, taps = window.strides[0], window.kernel[0]
+    blocks = 1 if height * width <= 2 * _ROWS else -(-height // rows)
+    rows = height if blocks == 1 else rows
+    spare = ((rows * blocks - 1) * stride + taps) - (window.size[0] + sum(window.padding[0]))
+    (low, high), across = window.padding
+    x = jnp.pad(x, [(0, 0), (low, high + max(0, spare)), across, (0, 0)])
+    dy = jnp.pad(dy, [(0, 0), (0, rows * blocks - height), (0, 0), (0, 0)])
+
+    def block_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
+        parts = [part for *_, part in _shifted(x, window, (rows, width))]
+        return _dot(dy, jnp.concatenate(parts, axis=3), (0, 1, 2), (0, 1, 2))
+
+    if blocks == 1:
+        return block_gradient(x, dy)
+
+    def add(total: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
+        above = lax.dynamic_slice_in_dim(
+            x, block * rows * stride, (rows - 1) * stride + taps, axis=1
+        )
+        beside = lax.dynamic_slice_in_dim(dy, block * rows, rows, axis=1)
+        return total + block_gradient(above, beside), None
+
+    start = jnp.zeros((dy.shape[3], window.kernel[0] * window.kernel[1] * x.shape[3]), _wide(x))
+    return lax.scan(add, start, jnp.arange(blocks))[0]
+
+
+def _few_patches(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
+    """P dy ([kh kw I, O]) of a chunk; x is padded and [I, n, H, W]: pixels last, as I is small."""
+    parts = [part for *_, part in _shifted(x, window, window.out, axis=2)]
+    patches = jnp.stack(parts).reshape(-1, dy.shape[0] * window.out[0] * window.out[1])
+    return _dot(patches, dy.reshape(-1, dy.shape[3]), (1,), (0,))
+
+
+def _images_at_once(images: int, pixels: int) -> int:
+    """How many images fill a chunk: near `_ROWS` rows, a divisor of `images` where one is near."""
+    want = min(images, max(1, _ROWS // pixels))
+    near = [n for n in range(max(1, want // 2), min(images, 2 * want) + 1) if images % n == 0]
+    return min(near, key=lambda n: (abs(n - want), n), default=want)
+
+
+def _shifted(
+    x: jax.Array, window: Window, out: tuple[int, int], axis: int = 1
+) -> list[tuple[int, int, jax.Array]]:
+    """(p, q, what kernel element p, q sees of padded x); height and width at axis, axis + 1."""
+    (kh, kw), (sy, sx), (height, width) = window.kernel, window.strides, out
+    found = []
+    for p in range(kh):
+        line = lax.slice_in_dim(x, p, p + (height - 1) * sy + 1, sy, axis=axis)
+        for q in range(kw):
+            taken = lax.slice_in_dim(line, q, q + (width - 1) * sx + 1, sx, axis=axis + 1)
+            found.append((p, q, taken))
+    return found
+
+
+def _placed(
+    values: jax.Array, p: int, q: int, window: Window, *, axes: tuple[int, int]
+) -> jax.Array:
+    """The output's `values`, laid where kernel element p, q sees the input; 0 elsewhere."""
+    pads = [(0, 0, 0)] * values.ndim
+    sides = zip(axes, (p, q), window.size, window.out, window.strides, window.padding, strict=True)
+    for axis, at, n, m, s, (lo, _) in sides:
+        pads[axis] = (at - lo, n - ((m - 1) * s + 1) - (at - lo), s - 1)
+    return lax.pad(values, jnp.zeros((), values.dtype), pads)
+
+
+def _wide(x: jax.Array) -> Any:
+    """The dtype that sums over x are kept in: float32 at least."""
+    return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
+
+
+def _dot(a: jax.Array, b: jax.Array, axes_a: tuple, axes_b: tuple) -> jax.Array:
+    """Contraction of a's axes with b's, summed in float32."""
+    return lax.dot_general(
+        a,
+        b,
+        ((axes_a, axes_b), ((), ())),
+        preferred_element_type=_wide(a),
+    )
+
+
+# ---- the three primitives ------------------------------------------------------------------
+
+
+def _primitive(name: str, compute: Callable, shape: Callable) -> Primitive:
+    """A primitive of two arrays: `compute` is its meaning, `shape` that of its result."""
+    primitive = Primitive(name)
+    primitive.def_impl(jax.jit(compute, static_argnames="window"))
+
+    def abstract(a: Any, b: Any, *, window: Window) -> Any:
+        return ShapedArray(shape(a.shape, b.shape, window), a.dtype)
+
+    def lower(a: jax.Array, b: jax.Array, *, window: Window) -> jax.Array:
+        return compute(a, b, window)
+
+    primitive.def_abstract_eval(abstract)
+    mlir.register_lowering(primitive, mlir.lower_fun(lower, multiple_results=False))
+    return primitive
+
+
+_C = _primitive("ddjax_conv", _forward, lambda x, w, win: (x[0], *win.out, w[3]))
+_D = _primitive("ddjax_conv_dx", _input_gradient, lambda dy, w, win: (dy[0], *win.size, w[2]))
+_G = _primitive("ddjax_conv_dw", _weight_gradient, lambda x, dy, win: (*win.kernel, x[3], dy[3]))
+
+# (cotangent, left, right) -> cotangent of left, then of right; that operand is a placeholder
+ad.defbilinear(
+    _C,
+    lambda g, x, w, *, window: _D.bind(g, w, window=window),
+    lambda g, x, w, *, window: _G.bind(x, g, window=window),
+)
+ad.defbilinear(
+    _D,
+    lambda g, dy, w, *, window: _C.bind(g, w, window=window),
+    lambda g, dy, w, *, window: _G.bind(g, dy, window=window),
+)
+ad.defbilinear(
+    _G,
+    lambda g, x, dy, *, window: _D.bind(dy, g, window=window),
+    lambda g, x, dy, *, window: _C.bind(x, g, window=window),
+)
+
+
+def _batch(primitive: Primitive, folds: bool, args: tuple, dims: tuple, *, window: Window) -> tuple:
+    """vmap: a batch of images alone joins the image axis (C, D); else a loop over the batch."""
+    if folds and dims[1] is None:
+        many = jnp.moveaxis(args[0], dims[0], 0)
+        out = primitive.bind(many.reshape(-1, *many.shape[2:]), args[1], window=window)
+        return out.reshape(*many.shape[:2], *out.shape[1:]), 0
+    mapped = [
+        (i, jnp.moveaxis(a, d, 0))
+        for i, (a, d) in enumerate(zip(args, dims, strict=True))
+        if d is not None
+    ]
+
+    def one(members: list) -> jax.Array:
+        operands = list(args)
+        for (i, _), member in zip(mapped, members, strict=True):
+            operands[i] = member
+        return primitive.bind(*operands, window=window)
+
+    return lax.map(one, [a for _, a in mapped]), 0
+
+
+batching.primitive_batchers[_C] = partial(_batch, _C, True)
+batching.primitive_batchers[_D] = partial(_batch, _D, True)
+batching.primitive_batchers[_G] = partial(_batch, _G, False)
