@@ -1,0 +1,82 @@
+"""Batches on the device: a small set lies there whole, a large one comes through grain's threads.
+
+A compiled chunk of steps receives ``(images, labels, idx)`` and takes batch k as
+``images[idx[k]]``. Resident: images and labels are the whole split, the same device arrays each
+time. Streamed: they are the chunk's own images, decoded ahead by threads while the device works.
+Either way batch k holds the same bytes, decided by (seed, name, start + k) alone.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddjax.data.sampler import epoch_batches
+from ddjax.data.split import WORKERS, Split
+
+RESIDENT_BYTES = 8 << 30
+_MANY = 1 << 40  # a stream of batches has no end
+
+
+class Feed:
+    """Feeds one split to one loop; ``place`` puts a host array where the loop wants it."""
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        batch: int,
+        seed: int,
+        name: str,
+        resident_bytes: int = RESIDENT_BYTES,
+        place: Callable[[Any], jax.Array] = jax.device_put,
+    ):
+        self.split, self.batch, self.seed, self.name = split, batch, seed, name
+        self.place = place
+        self.resident = split.images is not None and split.nbytes <= resident_bytes
+        self._held: tuple[jax.Array, jax.Array] | None = None
+        self._stream: Iterator | None = None
+        self._next = 0
+
+    def chunk(self, start: int, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Images uint8 ``[n | count batch, H, W, D]``, labels int32, idx int32 [count, batch]."""
+        if self.resident:
+            if self._held is None:
+                self._held = self.place(self.split.images), self.place(self.split.labels)
+            index = self._batches(start, count)
+            return (*self._held, self.place(index))
+        if self._stream is None or start != self._next:
+            self._stream = _stream(self.split, self._rows, start)
+        images, labels = zip(*(next(self._stream) for _ in range(count)), strict=True)
+        self._next = start + count
+        index = np.arange(count * self.batch, dtype=np.int32).reshape(count, self.batch)
+        pixels, numbers = np.concatenate(images), np.concatenate(labels)
+        return self.place(pixels), self.place(numbers), self.place(index)
+
+    def _batches(self, start: int, count: int) -> np.ndarray:
+        return epoch_batches(self.seed, self.name, start, count, len(self.split), self.batch)
+
+    def _rows(self, step: int) -> np.ndarray:
+        return self._batches(step, 1)[0]
+
+
+class _Batches:
+    """The stream of batches from step ``start`` on, as grain's random-access source."""
+
+    def __init__(self, split: Split, rows: Callable[[int], np.ndarray], start: int):
+        self.split, self.rows, self.start = split, rows, start
+
+    def __len__(self) -> int:
+        return _MANY
+
+    def __getitem__(self, index: Any) -> Any:
+        rows = self.rows(self.start + int(index))
+        return self.split.gather(rows, workers=1), self.split.labels[rows]
+
+
+def _stream(split: Split, rows: Callable[[int], np.ndarray], start: int) -> Iterator:
+    import grain
+
+    options = grain.ReadOptions(num_threads=WORKERS, prefetch_buffer_size=2 * WORKERS)
+    return iter(grain.MapDataset.source(_Batches(split, rows, start)).to_iter_dataset(options))

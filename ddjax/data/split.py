@@ -1,0 +1,212 @@
+"""One split of a data set: its labels, its shape, its images by index; resident or streamed.
+
+A resident split holds uint8 ``[n, H, W, D]``; a streamed one decodes what `Split.gather` is asked
+for. Both give the same bytes. The threads are Python's: decoders and ``pread`` release the lock.
+"""
+
+import functools
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddjax.data.base import Source, Undecodable, listing
+from ddjax.data.decode import Resize, as_channels, decode, header, resize
+from ddjax.errors import DataError
+
+WORKERS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+_SAMPLE = 1000  # images of a streamed split whose bytes enter its hash
+
+
+@dataclass(frozen=True)
+class Want:
+    """What every image must become: ``size`` (H, W), ``channels`` 1 or 3; None: as they are."""
+
+    size: tuple[int, int] | None
+    channels: int | None
+    resize: Resize
+
+
+class Split:
+    """``n`` images ``[H, W, D]``, ``labels`` int32 ``[n]``; ``images`` is None where streamed."""
+
+    def __init__(
+        self, source: Source, rows: np.ndarray, want: Want, images: np.ndarray | None = None
+    ):
+        """Of ``rows`` of ``source``; streamed (``images`` None) needs every field of ``want``."""
+        self.source, self.rows, self.want, self.images = source, np.asarray(rows), want, images
+        self.labels = source.labels[self.rows].astype(np.int32)
+        if images is not None:
+            self.shape = images.shape[1:]
+        elif want.size and want.channels:
+            self.shape = (*want.size, want.channels)
+        else:
+            raise ValueError("a streamed split needs its size and channels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images as uint8."""
+        return len(self) * int(np.prod(self.shape))
+
+    def gather(self, indices: np.ndarray, *, workers: int = WORKERS) -> np.ndarray:
+        """Images uint8 ``[k, H, W, D]`` at ``indices`` [k]; DataError names what is unreadable."""
+        if self.images is not None:
+            return self.images[np.asarray(indices)]
+        return load(self.source, self.rows[np.asarray(indices)], self.want, workers=workers)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """sha256 of shape, labels and pixels; streamed: names and the pixels of 1000 images."""
+        found = hashlib.sha256(f"{len(self)} {self.shape}".encode())
+        found.update(np.ascontiguousarray(self.labels).tobytes())
+        if self.images is not None:
+            found.update(np.ascontiguousarray(self.images).data)
+            return found.hexdigest()
+        sample = np.unique(np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(int))
+        found.update(self.want.resize.encode())
+        found.update("\n".join(self.source.name(int(row)) for row in self.rows).encode())
+        found.update(self.gather(sample).tobytes())
+        return found.hexdigest()
+
+
+def expected_shape(source: Source, rows: np.ndarray, want: Want) -> tuple[int, int, int]:
+    """Shape by the first image that can be read (RGB assumed where channels are left open)."""
+    if want.size and want.channels:
+        return want.size[0], want.size[1], want.channels
+    for row in rows:
+        try:
+            image = _native(source, int(row))
+        except Undecodable:
+            continue  # `load` reports every such image, with its name
+        height, width = want.size or image.shape[:2]
+        return height, width, want.channels or 3
+    raise _unreadable(source, rows, each(lambda j: _native(source, int(rows[j])), len(rows)))
+
+
+def load(source: Source, rows: np.ndarray, want: Want, *, workers: int = WORKERS) -> np.ndarray:
+    """Images uint8 ``[n, H, W, D]`` of ``rows``, decoded by threads straight into place.
+
+    Channels left open become 1 if every image is grey, else 3. Errors, each with names and counts:
+    images that cannot be decoded; sizes that differ where no resize rule is given.
+    """
+    if source.pixels is not None and _as_stored(source.pixels, want):
+        whole = len(rows) == len(source) and bool((rows == np.arange(len(rows))).all())
+        return source.pixels if whole else source.pixels[rows]
+    height, width, channels = expected_shape(source, rows, want)
+    out = np.empty((len(rows), height, width, channels), np.uint8)
+    grey = np.zeros(len(rows), bool)
+    odd: dict[int, tuple[int, int]] = {}
+
+    def one(j: int) -> None:
+        image = _native(source, int(rows[j]))
+        image = resize(image, (height, width), want.resize)
+        grey[j] = image.shape[-1] == 1
+        if image.shape[:2] == (height, width):
+            out[j] = as_channels(image, channels)
+        else:
+            odd[j] = image.shape[:2]
+
+    _report(source, rows, each(one, len(rows), workers=workers), odd, (height, width), want)
+    if want.channels is None and grey.all():
+        return np.ascontiguousarray(out[..., :1])
+    return out
+
+
+def probe(source: Source, rows: np.ndarray, want: Want) -> tuple[int, int, int]:
+    """The shape of every image of ``rows`` by their headers; the same errors as `load`."""
+    if want.size and want.channels and want.resize != "none":
+        return (*want.size, want.channels)
+    shapes = np.zeros((len(rows), 3), np.int64)
+
+    def one(j: int) -> None:
+        data = source.get(int(rows[j]))
+        shapes[j] = header(data) if isinstance(data, bytes) else _with_channels(data).shape
+
+    bad = each(one, len(rows))
+    good = next((j for j in range(len(rows)) if j not in bad), 0)
+    size = want.size or (int(shapes[good, 0]), int(shapes[good, 1]))
+    odd: dict[int, tuple[int, int]] = {}
+    if want.resize == "none":
+        wrong = np.flatnonzero((shapes[:, :2] != np.array(size)[None]).any(axis=1))
+        odd = {int(j): (int(shapes[j, 0]), int(shapes[j, 1])) for j in wrong if j not in bad}
+    _report(source, rows, bad, odd, size, want)
+    return (*size, want.channels or (1 if (shapes[:, 2] == 1).all() else 3))
+
+
+def each(work: Callable[[int], object], count: int, *, workers: int = WORKERS) -> dict[int, str]:
+    """Call ``work(0 .. count - 1)`` in threads; the reasons of those that were `Undecodable`."""
+    bad: dict[int, str] = {}
+
+    def run(chunk: Iterable[int]) -> None:
+        for j in chunk:
+            try:
+                work(j)
+            except Undecodable as error:
+                bad[j] = str(error)
+
+    if workers == 1 or count < 64:
+        run(range(count))
+    else:
+        step = max(16, min(1024, count // (8 * workers)))
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(run, [range(a, min(a + step, count)) for a in range(0, count, step)]))
+    return dict(sorted(bad.items()))
+
+
+def _native(source: Source, row: int) -> np.ndarray:
+    data = source.get(row)
+    return decode(data) if isinstance(data, bytes) else _with_channels(data)
+
+
+def _with_channels(image: np.ndarray) -> np.ndarray:
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or 0 in image.shape:
+        raise Undecodable(f"{image.dtype} of shape {image.shape}; allowed: uint8 [H, W, D]")
+    image = image[..., None] if image.ndim == 2 else image
+    if image.shape[-1] not in (1, 3, 4):
+        raise Undecodable(f"{image.shape[-1]} channels; allowed: 1, 3, 4, as the last axis")
+    return image[..., :3] if image.shape[-1] == 4 else image
+
+
+def _as_stored(pixels: np.ndarray, want: Want) -> bool:
+    height, width, channels = pixels.shape[1:]
+    fits = want.size is None or want.size == (height, width)
+    return fits and (want.channels or channels) == channels and channels != 4
+
+
+def _report(
+    source: Source,
+    rows: np.ndarray,
+    bad: dict[int, str],
+    odd: dict[int, tuple[int, int]],
+    size: tuple[int, int],
+    want: Want,
+) -> None:
+    """Raise what is wrong with the images, or return."""
+    if bad:
+        raise _unreadable(source, rows, bad)
+    if not odd:
+        return
+    counts = Counter(odd.values()).most_common(5)
+    sizes = ", ".join(f"{h}x{w} ({n})" for (h, w), n in counts)
+    names = listing([source.name(int(rows[j])) for j in sorted(odd)])
+    expected = f"{size[0]}x{size[1]}" + (" (data.size)" if want.size else " (the first image)")
+    raise DataError(
+        f"{source.where}: {len(odd)} of {len(rows)} images are not {expected} but {sizes}: "
+        f"{names}. Give a rule, --data.resize squash or --data.resize crop, with --data.size."
+    )
+
+
+def _unreadable(source: Source, rows: np.ndarray, bad: dict[int, str]) -> DataError:
+    names = listing([f"{source.name(int(rows[j]))} ({reason})" for j, reason in bad.items()])
+    return DataError(
+        f"{source.where}: {len(bad)} of {len(rows)} images cannot be decoded: {names}. "
+        "Remove or replace them."
+    )
