@@ -46,12 +46,20 @@ def _report(argv: Sequence[str]) -> int:
 
 
 def _data(argv: Sequence[str]) -> int:
-    if argv[:1] != ["fetch"] or len(argv) == 1 or _asks_help(argv):
+    if argv[:1] != ["fetch"] or len(argv) not in (2, 4) or _asks_help(argv):
         print(FETCH)
         return 0 if _asks_help(argv) else 2
-    from ddjax.data.fetch import main
+    from ddjax.data.cards import card
+    from ddjax.data.fetch import fetch
 
-    return main(argv[1:])
+    wanted = card(argv[1], argument="data fetch CARD")
+    base = os.environ.get("DDJAX_DATA", "data")
+    folder = argv[3] if argv[2:3] == ["--to"] else os.path.join(base, wanted.id)
+    if len(argv) == 4 and argv[2] != "--to":
+        raise ConfigError(choice("data fetch: flag", argv[2], ["--to"]))
+    for path in fetch(wanted, folder):
+        print(path)
+    return 0
 
 
 def _asks_help(argv: Sequence[str]) -> bool:
@@ -60,7 +68,9 @@ def _asks_help(argv: Sequence[str]) -> bool:
 
 FETCH = """usage: ddjax data fetch CARD [--to FOLDER]
 
-Downloads the public archive of a card, where there is a network, and checks its sha256."""
+Downloads the public archive of a card, where there is a network, and checks its sha256. Without
+--to it goes to $DDJAX_DATA/CARD (data/CARD where that is not set), where a configuration that names
+the card finds it."""
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "launch": _launch,

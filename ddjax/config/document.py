@@ -27,6 +27,7 @@ from ddjax.errors import ConfigError, choice, nearest
 
 SCHEMA = 1
 POLYMORPHIC = (("method",), ("data", "train"), ("data", "test"))  # places of a user's own class
+IN_MEMORY = "(arrays in memory)"
 
 _loaded: dict[tuple[str, str], ModuleType] = {}  # (path, sha256) -> the user's file, run once
 
@@ -83,6 +84,8 @@ def class_name(cls: type) -> dict[str, str]:
     for name, known in METHODS.items():
         if cls is known:
             return {"class": name}
+    if cls.__module__.startswith("ddjax."):
+        return {"class": IN_MEMORY}
     for (path, sha), module in _loaded.items():
         if vars(module).get(cls.__name__) is cls:
             return {"class": f"{_relative(path)}:{cls.__name__}", "sha256": sha}
@@ -108,6 +111,10 @@ def find_class(name: str, sha: str | None = None, where: str = "method") -> type
 
     if name in METHODS and "method" in where:
         return METHODS[name]
+    if name == IN_MEMORY:
+        raise ConfigError(
+            f"{where}: arrays in memory are not stored with a run; give --data.train."
+        )
     path, colon, attribute = name.rpartition(":")
     if not colon or not path.endswith(".py"):
         raise ConfigError(choice(where, name, [*METHODS, "path.py:Name"]))
@@ -151,6 +158,12 @@ def encode(value: Any, at: tuple[str, ...] = ()) -> Any:
         return [encode(item, at) for item in value]
     if isinstance(value, Path):
         return value.as_posix()
+    if hasattr(value, "tobytes") and hasattr(value, "shape"):  # an array: known again, not restored
+        return {
+            "dtype": str(value.dtype),
+            "shape": list(value.shape),
+            "sha256": hashlib.sha256(value.tobytes()).hexdigest(),
+        }
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ConfigError(

@@ -112,7 +112,7 @@ def _typed(value: Any) -> str:
 def misfits(value: Any, hint: Any, name: str) -> list[str]:
     """A sentence for each value inside that is not of its declared type (slips of a config)."""
     try:
-        fit(value, hint)
+        fit(value, Any if tuple(name.split(".")) in POLYMORPHIC[1:] else hint)
     except Misfit:
         return [sentence(name, value, hint, "a value of that type")]
     if not dataclasses.is_dataclass(value):

@@ -28,7 +28,6 @@ else:
     Spec = str  # what a flag can write
 
 STAGES = ("teachers", "distill", "label", "evaluate", "report")
-SOURCES = ("digits", "folder", "zip", "tar", "idx", "npz", "cifar", "svhn", "parquet", "tfds")
 CHEAP_BASELINES = ("random_hard", "kmeans", "herding")
 BASELINES = (*CHEAP_BASELINES, "random_soft", "base_labels", "full_data")
 
@@ -65,11 +64,11 @@ class Data:
     """Which images are distilled."""
 
     train: Spec = "digits"
-    """digits, {folder,zip,tar,npz,cifar,svhn,parquet}:PATH, idx:IMAGES,LABELS, tfds:NAME[/part]."""
+    """digits, {folder,zip,tar,npz,cifar,svhn,usps,parquet}:PATH, idx:IMAGES,LABELS, tfds:NAME."""
     test: Spec | None = None
     """The test images, in the same words. None: the set's own test split, else a part held out."""
     card: str | None = None
-    """What is known of the set (size, mean, licence, augmentation). None: found from train."""
+    """Id of the public set (its size, mean, augmentation are known). None: found from train."""
     size: int | None = None
     """Side of the square images, pixels. None: the card's, or that of the images."""
     resize: Literal["none", "squash", "crop"] = "none"
@@ -85,13 +84,18 @@ class Data:
 
     def check(self, prefix: str = "data") -> list[str]:
         """Every complaint about these values, as sentences."""
+        from ddjax.data.sources import problem
+
         problems = []
         for name, spec in (("train", self.train), ("test", self.test)):
-            if isinstance(spec, str) and not _is_spec(spec):
-                forms = [kind if kind == "digits" else f"{kind}:…" for kind in SOURCES]
-                problems.append(choice(f"{prefix}.{name}", spec, forms))
-            elif dataclasses.is_dataclass(spec) and not callable(getattr(spec, "open", None)):
-                problems.append(f"{prefix}.{name} = {spec!r} needs a method open().")
+            if isinstance(spec, str) or dataclasses.is_dataclass(spec):
+                wrong = problem(f"{prefix}.{name}", spec)
+                problems += [wrong] if wrong else []
+            elif spec is not None or name == "train":
+                problems.append(
+                    f"{prefix}.{name} = {spec!r} cannot be stored; allowed: a text such as "
+                    f"folder:PATH, or a frozen dataclass with a method open()."
+                )
         if self.card is not None and self.card not in _cards():
             problems.append(choice(f"{prefix}.card", self.card, _cards()))
         for name, use in (("validation", 0.1), ("test_fraction", 0.2)):
@@ -105,17 +109,10 @@ class Data:
         """The card that default values are looked up under, judged by words alone; else custom."""
         kind, _, rest = self.train.partition(":") if isinstance(self.train, str) else ("", "", "")
         guess = {
-            "digits": "digits",
-            "svhn": "svhn",
             "cifar": "cifar100" if "100" in rest else "cifar10",
             "tfds": rest.partition("/")[0].partition(":")[0],
-        }.get(kind, "custom")
+        }.get(kind, kind)
         return self.card or (guess if guess in _cards() else "custom")
-
-
-def _is_spec(spec: str) -> bool:
-    kind, colon, rest = spec.partition(":")
-    return kind == spec == "digits" or (kind in SOURCES[1:] and bool(colon and rest))
 
 
 def _cards() -> list[str]:
