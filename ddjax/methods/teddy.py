@@ -24,6 +24,7 @@ from ddjax.kernels import gradients, statistics, taylor
 from ddjax.kernels import labels as losses
 from ddjax.kernels.pool import member
 from ddjax.methods.base import Context, Method, require
+from ddjax.train import schedule
 from ddjax.types import Augment, Batch, Distiller, Needs, Net, Teachers, Tree
 
 OBJECTIVES = ("stats", "grad_l2", "grad_cos", "inner")
@@ -230,9 +231,9 @@ def build(method: Teddy, context: Context) -> Distiller:
         fresh = adam.init(images)  # each batch of images starts its own optimiser
         held = jax.tree.map(lambda a, b: jnp.where(update == 0, a, b), fresh, state.optimiser)
         direction, held = adam.update(grad, held)
-        rate = method.lr * 0.5 * (1.0 + jnp.cos(jnp.pi * update / method.steps))
+        rate = method.lr * schedule(update, jnp.int32(method.steps), 0)
         images = jnp.clip(images - rate * direction, low, high)
-        info = {"loss": value, "gradient": optax.global_norm(grad)}
+        info = {"loss": value, "gradient": optax.tree.norm(grad)}
         return State(state.images.at[rows].set(images), state.labels, held), info
 
     return Distiller(init, step, lambda state: state.images, method.steps * (total // size))
