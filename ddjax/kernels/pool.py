@@ -3,13 +3,13 @@
     pool_map(fn, how)(a)[j]  = fn(a[j])
     pool_mean(fn, how)(a)    = 1/P sum_j fn(a[j])
 
-`how` is "vmap" (all members at once: on a CPU a grouped convolution, several times slower), "unroll"
-(written out P times: long to compile) or "scan" (one member after another, one program of one
-member's size and memory). `default_how(backend)` gives the measured choice. What `fn` closes over is
-shared by the members and may be differentiated as well.
+`how` is "vmap" (all members at once: on a CPU a grouped convolution, several times slower),
+"unroll" (written out P times: long to compile) or "scan" (one member after another: program and
+memory of one). `default_how(backend)` gives the measured choice. What `fn` closes over is shared
+by the members and may be differentiated as well.
 
-The mean of a scalar by "scan" takes its gradient inside the loop, where it costs one member's
-activations and one partial sum: L(x) = 1/P sum_j f_j(x) has dL = <1/P sum_j grad f_j(x), dx>, and that
+The mean of a scalar by "scan" takes its gradient inside the loop, at the price of one member's
+activations and one partial sum: L(x) = 1/P sum_j f_j(x) has dL = <1/P sum_j grad f_j(x), dx>. This
 rule serves forward, reverse and higher derivatives alike.
 """
 
@@ -38,7 +38,7 @@ def member(tree: Tree, j: int | jax.Array) -> Tree:
 
 
 def pool_map(fn: Callable[..., Tree], how: str) -> Callable[..., Tree]:
-    """`fn` mapped over axis 0 of all positional arguments (trees); results stacked on a new axis 0."""
+    """`fn` mapped over axis 0 of all positional arguments (trees); results stacked."""
     _check(how)
     if how == "vmap":
         return jax.vmap(fn)
@@ -53,7 +53,7 @@ def pool_map(fn: Callable[..., Tree], how: str) -> Callable[..., Tree]:
 
 
 def pool_mean(fn: Callable[..., Tree], how: str, *, has_aux: bool = False) -> Callable[..., Tree]:
-    """Mean over axis 0 of `fn`'s result, a scalar or a tree of floating arrays; see the file's head.
+    """Mean over axis 0 of `fn`'s result, a scalar or a tree of floating arrays.
 
     With `has_aux`, `fn` gives (scalar, tree): both are averaged, the tree carries no derivative.
     """
