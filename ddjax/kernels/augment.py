@@ -23,30 +23,35 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from ddjax.types import Augment, View
 
 TRIES = 10
+DRAWS = (
+    7 + 2 * TRIES
+)  # uniform numbers per image: corner 2, flip, partner, lambda, mix centre 2, tries
+
+
+def _below(u: Float[Array, "..."], count: int | Int[Array, "n"]) -> Int[Array, "..."]:
+    """Uniform integers in 0 .. count-1 from uniform numbers in [0, 1)."""
+    return jnp.floor(u * jnp.asarray(count, jnp.float32)).astype(jnp.int32)
 
 
 def _resized_boxes(
-    key: jax.Array, augment: Augment, n: int, height: int, width: int
+    u: Float[Array, "n draws"], augment: Augment, height: int, width: int
 ) -> Int[Array, "n 4"]:
     """RandomResizedCrop by torchvision's rule: the first of ten draws that fits, else central.
 
     Area fraction uniform in ``augment.area``, width/height log-uniform in ``augment.ratio``; the
     ten draws are made side by side, so nothing loops or rejects.
     """
-    by_area, by_ratio, by_top, by_left = jax.random.split(key, 4)
     low, high = augment.area or (1.0, 1.0)
-    area = jax.random.uniform(by_area, (n, TRIES), jnp.float32, low, high) * (height * width)
     narrow, broad = augment.ratio
-    log_ratio = jax.random.uniform(
-        by_ratio, (n, TRIES), jnp.float32, math.log(narrow), math.log(broad)
-    )
-    h = jnp.round(jnp.sqrt(area * jnp.exp(-log_ratio))).astype(jnp.int32)
-    w = jnp.round(jnp.sqrt(area * jnp.exp(log_ratio))).astype(jnp.int32)
+    area = (low + (high - low) * u[:, 7 : 7 + TRIES]) * (height * width)
+    root = jnp.exp(0.5 * (math.log(narrow) + math.log(broad / narrow) * u[:, 7 + TRIES :]))
+    h = jnp.round(jnp.sqrt(area) / root).astype(jnp.int32)
+    w = jnp.round(jnp.sqrt(area) * root).astype(jnp.int32)
     fits = (h >= 1) & (h <= height) & (w >= 1) & (w <= width)
     first = jnp.argmax(fits, axis=1)[:, None]
     found = jnp.any(fits, axis=1)
@@ -54,46 +59,42 @@ def _resized_boxes(
     central_w = min(width, round(height * broad))
     h = jnp.where(found, jnp.take_along_axis(h, first, axis=1)[:, 0], central_h)
     w = jnp.where(found, jnp.take_along_axis(w, first, axis=1)[:, 0], central_w)
-    top = jax.random.randint(by_top, (n,), 0, height - h + 1, jnp.int32)
-    left = jax.random.randint(by_left, (n,), 0, width - w + 1, jnp.int32)
-    top = jnp.where(found, top, (height - h) // 2)
-    left = jnp.where(found, left, (width - w) // 2)
+    top = jnp.where(found, _below(u[:, 0], height - h + 1), (height - h) // 2)
+    left = jnp.where(found, _below(u[:, 1], width - w + 1), (width - w) // 2)
     return jnp.stack([top, left, h, w], axis=1)
 
 
 def _crop_boxes(
-    key: jax.Array, augment: Augment, n: int, height: int, width: int
+    u: Float[Array, "n draws"], augment: Augment, height: int, width: int
 ) -> Int[Array, "n 4"]:
     """Boxes in the image padded by ``augment.pad`` zeros, in the unpadded one's coordinates."""
     pad = augment.pad
     if augment.area is not None:
-        boxes = _resized_boxes(key, augment, n, height + 2 * pad, width + 2 * pad)
+        boxes = _resized_boxes(u, augment, height + 2 * pad, width + 2 * pad)
         return boxes - jnp.asarray([[pad, pad, 0, 0]], jnp.int32)
-    corner = jax.random.randint(key, (n, 2), -pad, pad + 1, jnp.int32)
-    size = jnp.broadcast_to(jnp.asarray([[height, width]], jnp.int32), (n, 2))
-    return jnp.concatenate([corner, size], axis=1)
+    corner = _below(u[:, :2], 2 * pad + 1) - pad
+    size = jnp.asarray([[height, width]], jnp.int32)
+    return jnp.concatenate([corner, jnp.broadcast_to(size, corner.shape)], axis=1)
 
 
 def _mixes(
-    key: jax.Array, alpha: float, n: int, height: int, width: int
+    key: jax.Array, u: Float[Array, "n draws"], alpha: float, height: int, width: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """CutMix (Yun et al., ICCV 2019): partners, lambdas, boxes; lambda after the box is clipped."""
-    by_partner, by_lambda, by_top, by_left = jax.random.split(key, 4)
-    if alpha == 1:
-        keep = jax.random.uniform(by_lambda, (n,), jnp.float32)
-    else:
-        keep = jax.random.beta(by_lambda, alpha, alpha, (n,), jnp.float32)
+    keep = u[:, 4]  # Beta(1, 1); other laws cost a rejection loop
+    if alpha != 1:
+        keep = jax.random.beta(key, alpha, alpha, keep.shape, jnp.float32)
     side = jnp.sqrt(1 - keep)
 
-    def span(key: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
-        half = (length * side).astype(jnp.int32) // 2
-        centre = jax.random.randint(key, (n,), 0, length, jnp.int32)
+    def span(u: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+        half = _below(side, length) // 2
+        centre = _below(u, length)
         start = jnp.clip(centre - half, 0, length)
         return start, jnp.clip(centre + half, 0, length) - start
 
-    (top, h), (left, w) = span(by_top, height), span(by_left, width)
+    (top, h), (left, w) = span(u[:, 5], height), span(u[:, 6], width)
     share = 1 - (h * w).astype(jnp.float32) / (height * width)
-    partner = jax.random.permutation(by_partner, jnp.arange(n, dtype=jnp.int32))
+    partner = jnp.argsort(u[:, 3]).astype(jnp.int32)  # a permutation, as the keys are random
     return partner, share, jnp.stack([top, left, h, w], axis=1)
 
 
@@ -131,18 +132,19 @@ def draw_view(
     """
     view = identity_view(index)
     n = view.index.shape[0]
-    by_crop, by_flip, by_roll, by_mix = jax.random.split(key, 4)
+    by_uniform, by_beta = jax.random.split(key)
+    u = jax.random.uniform(by_uniform, (n + 1, DRAWS), jnp.float32)  # one draw: quick to compile
+    u, shared = u[:n], u[n]
     view = view._replace(key=key, epoch=jnp.asarray(epoch, jnp.int32))
     if augment.pad or augment.area is not None:
-        view = view._replace(box=_crop_boxes(by_crop, augment, n, *image_size))
+        view = view._replace(box=_crop_boxes(u, augment, *image_size))
     if augment.flip:
-        view = view._replace(flip=jax.random.bernoulli(by_flip, 0.5, (n,)))
+        view = view._replace(flip=u[:, 2] < 0.5)
     if augment.roll:
-        shift = jax.random.randint(by_roll, (2,), -augment.roll, augment.roll + 1, jnp.int32)
-        view = view._replace(roll=shift)
+        view = view._replace(roll=_below(shared[:2], 2 * augment.roll + 1) - augment.roll)
     if augment.cutmix:
-        partner, share, box = _mixes(by_mix, augment.cutmix, n, *(size or image_size))
-        view = view._replace(mix_index=partner, mix_lambda=share, mix_box=box)
+        mixes = _mixes(by_beta, u, augment.cutmix, *(size or image_size))
+        view = view._replace(mix_index=mixes[0], mix_lambda=mixes[1], mix_box=mixes[2])
     return view
 
 
@@ -180,7 +182,7 @@ def _cutmix(images: Float[Array, "B H W D"], view: View) -> Float[Array, "B H W 
 
 
 def apply_view(
-    images: Float[Array, "B H W D"], view: View, *, size: tuple[int, int] | None = None
+    images: Shaped[Array, "B H W D"], view: View, *, size: tuple[int, int] | None = None
 ) -> Float[Array, "B h w D"]:
     """The images of a view, ``size`` (height, width) large (default: the source's); linear in them.
 

@@ -23,7 +23,7 @@ from ddjax.types import Moments
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
 
 
 def _shape(count: jax.Array, like: jax.Array) -> jax.Array:
