@@ -44,7 +44,7 @@ ONLY_IN = {
 BARRED = {  # room -> rooms that it does not know
     "models": "config data methods checkpoint log mesh train teachers launch report",
     "data": "models methods checkpoint mesh train teachers launch report",
-    "methods": "config data models mesh checkpoint log files train teachers launch report",
+    "methods": "config data models mesh checkpoint log files teachers launch report",
     "config": "mesh checkpoint distill teachers evaluate launch report",
     "distill.py": "methods config evaluate launch report",  # the loop knows no method's name
     "train.py": "methods config evaluate launch report",

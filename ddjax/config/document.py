@@ -158,18 +158,21 @@ def encode(value: Any, at: tuple[str, ...] = ()) -> Any:
         return [encode(item, at) for item in value]
     if isinstance(value, Path):
         return value.as_posix()
-    if hasattr(value, "tobytes") and hasattr(value, "shape"):  # an array: known again, not restored
-        return {
-            "dtype": str(value.dtype),
-            "shape": list(value.shape),
-            "sha256": hashlib.sha256(value.tobytes()).hexdigest(),
-        }
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, _array_type()):  # known again by its hash, not restored
+        sha = hashlib.sha256(value.tobytes()).hexdigest()
+        return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": sha}
     raise ConfigError(
         f"{'.'.join(at)} = {value!r} cannot be stored; allowed: numbers, texts, None, tuples and "
         f"dataclasses of them. Give what the object is made from instead of the object."
     )
+
+
+def _array_type() -> Any:
+    import numpy as np
+
+    return np.ndarray
 
 
 def to_json(run: Run) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -145,10 +146,13 @@ def show_help(prog: str, description: str, *records: Any) -> None:
             default = dataclasses.field(default_factory=lambda value=value: value)
             shown.append((f"{name}_{len(shown)}", Annotated[kind, described], default))
     page = dataclasses.make_dataclass("page", shown)
-    tyro.cli(
-        page,
-        prog=prog,
-        description=description,
-        args=["--help"],
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-    )
+    with warnings.catch_warnings():
+        # a user's class where a text is declared: tyro shows the flags of the class, and says so
+        warnings.filterwarnings("ignore", "The field .* is annotated with type", UserWarning)
+        tyro.cli(
+            page,
+            prog=prog,
+            description=description,
+            args=["--help"],
+            config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+        )
