@@ -1,0 +1,180 @@
+"""The set's folder: equal bytes for equal content, and every way to be wrong has its sentence."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save
+
+from ddjax.errors import DataError
+from ddjax.files import content_hash, to_json
+from ddjax.synset import DistilledSet
+
+NAMES = ("zero", "one", "été")
+
+
+def _set(dtype="uint8", **changes) -> DistilledSet:
+    rng = np.random.Generator(np.random.Philox(7))
+    images = rng.integers(0, 256, (6, 4, 5, 3)).astype(dtype)
+    fields = {
+        "images": images if dtype == "uint8" else images / np.float32(64) - 2,
+        "labels": np.repeat(np.arange(3, dtype=np.int32), 2),
+        "class_names": NAMES,
+        "mean": (0.5, 0.25, 0.125),
+        "std": (0.25, 0.5, 1.0),
+        "meta": {
+            "dataset": {"card": "digits", "hash": "ab", "licence": "BSD-3-Clause"},
+            "method": {"name": "teddy", "ipc": 2},
+            "teacher": {"arch": "convnet3", "accuracy": 0.9},
+            "label_source": "pool",
+            "protocol": "ddjax-1",
+            "seeds": [0],
+        },
+    }
+    return DistilledSet(**(fields | changes))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_round_trip_is_bit_exact_and_bytes_are_equal(tmp_path, dtype):
+    made = _set(dtype)
+    made.save(tmp_path / "run" / "synset")
+    _set(dtype).save(tmp_path / "b")
+    for name in ("images.safetensors", "manifest.json"):
+        again = (tmp_path / "b" / name).read_bytes()
+        assert (tmp_path / "run" / "synset" / name).read_bytes() == again
+        assert str(tmp_path).encode() not in again
+    for path in (tmp_path / "run", tmp_path / "run" / "synset", str(tmp_path / "b")):
+        found = DistilledSet.load(path)
+        assert found.images.tobytes() == made.images.tobytes()
+        assert found.images.dtype == dtype
+        np.testing.assert_array_equal(found.labels, made.labels)
+        assert found.class_names == NAMES
+        assert (found.mean, found.std) == (made.mean, made.std)
+        assert found.meta == made.meta | {"licence": "BSD-3-Clause"}
+        assert len(found) == 6
+    found.save(tmp_path / "c")
+    assert (tmp_path / "c" / "manifest.json").read_bytes() == again
+
+
+def test_manifest_has_the_fields_of_the_design(tmp_path):
+    _set().save(tmp_path)
+    about = json.loads((tmp_path / "manifest.json").read_text())
+    expected = {
+        "schema": 1, "class_names": list(NAMES), "classes": 3, "dtype": "uint8", "space": "pixels",
+        "range": [0, 255], "shape": [6, 4, 5, 3], "zca": None, "decode": None, "seeds": [0],
+        "licence": "BSD-3-Clause", "label_source": "pool", "protocol": "ddjax-1",
+        "bytes": {"images": 360, "labels": 24},
+    }  # fmt: skip
+    assert {name: about[name] for name in expected} == expected
+    assert set(load_file(tmp_path / "images.safetensors")) == {"images", "labels"}
+
+
+def test_arrays_are_on_the_scale_of_pixels():
+    made = _set()
+    images, labels = made.arrays()
+    np.testing.assert_allclose(images, made.images / 255, atol=1e-7)
+    assert images.dtype == np.float32
+    assert labels.dtype == np.int32
+    normal = (images - np.float32(made.mean)) / np.float32(made.std)
+    again, _ = _set("float32", images=normal.astype(np.float32)).arrays()
+    np.testing.assert_allclose(again, images, atol=1e-6)
+
+
+def test_files_that_were_cut_or_changed_are_refused(tmp_path):
+    path = tmp_path / "images.safetensors"
+    _set().save(tmp_path)
+    whole = path.read_bytes()
+    for broken in (whole[:-1], whole[:100], b"", whole[:200] + b"\x00" + whole[201:]):
+        path.write_bytes(broken)
+        with pytest.raises(DataError, match=r"cut short or changed"):
+            DistilledSet.load(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"images.safetensors' does not exist"):
+        DistilledSet.load(tmp_path)
+    with pytest.raises(DataError, match=r"holds no manifest.json"):
+        DistilledSet.load(tmp_path / "absent")
+
+
+def test_any_changed_byte_of_the_manifest_is_refused(tmp_path):
+    _set().save(tmp_path)
+    path = tmp_path / "manifest.json"
+    whole = path.read_bytes()
+    for i in range(0, len(whole), 17):
+        if whole[i : i + 1] not in b" \n":
+            path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+            with pytest.raises(DataError):
+                DistilledSet.load(tmp_path)
+
+
+def _rewrite(folder, tensors=None, **changes):
+    """Write a set whose hashes are right and whose content is not."""
+    _set().save(folder)
+    about = json.loads((folder / "manifest.json").read_text())
+    content = save(tensors or load_file(folder / "images.safetensors"))
+    about |= {"sha256": hashlib.sha256(content).hexdigest()} | changes
+    about = {k: v for k, v in about.items() if v != "absent" and k != "hash"}
+    (folder / "images.safetensors").write_bytes(content)
+    (folder / "manifest.json").write_text(to_json(about | {"hash": content_hash(about)}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema": 2}, "has schema 2; this ddjax reads up to schema 1. Upgrade"),
+        ({"schema": "absent"}, "names no schema"),
+        ({"mean": "absent"}, "lacks mean"),
+        ({"teacher": "absent"}, "lacks teacher"),
+        ({"std": 1.0}, "wrong kind at std"),
+        ({"classes": 4}, "3 class names for 4 classes"),
+        ({"class_names": ["a", "b"], "classes": 2}, "labels run from 0 to 2; allowed: 0 to 1"),
+        ({"class_names": ["a", "b", "a"]}, "a class name occurs twice"),
+        ({"shape": [6, 4, 5, 1]}, "says shape"),
+        ({"dtype": "float32"}, "says dtype"),
+        ({"mean": [0.5]}, "mean has 1 and std 3 values; allowed: 3"),
+        ({"std": [0.0, 1.0, 1.0]}, "std > 0"),
+        ({"zca": "zca-1"}, "zca = 'zca-1' is not known"),
+        ({"decode": {"factor": 2}}, "decode = "),
+    ],
+)
+def test_manifests_that_do_not_fit(tmp_path, changes, message):
+    _rewrite(tmp_path, **changes)
+    with pytest.raises(DataError) as caught:
+        DistilledSet.load(tmp_path)
+    assert message in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"labels": np.zeros(5, np.int32)}, "labels are int32[5]; allowed: int32[6]"),
+        ({"labels": np.zeros(6, np.int64)}, "labels are int64[6]; allowed: int32[6]"),
+        ({"labels": np.full(6, -1, np.int32)}, "labels run from -1 to -1"),
+        ({"labels": np.full(6, 3, np.int32)}, "labels run from 3 to 3; allowed: 0 to 2"),
+        ({"labels": None}, "holds no labels"),
+        ({"images": np.zeros((6, 4, 5), np.uint8)}, "shape"),
+        ({"images": np.zeros((6, 4, 5, 3), np.float16)}, "dtype = dtype('float16') is not known"),
+        ({"images": np.full((6, 4, 5, 3), np.nan, np.float32)}, "6 of 6 images hold values that"),
+    ],
+)
+def test_tensors_that_do_not_fit(tmp_path, tensors, message):
+    whole = {"images": _set().images, "labels": _set().labels} | tensors
+    images = whole["images"]
+    kept = {name: value for name, value in whole.items() if value is not None}
+    _rewrite(tmp_path, kept, shape=list(images.shape), dtype=str(images.dtype))
+    with pytest.raises(DataError) as caught:
+        DistilledSet.load(tmp_path)
+    assert message in str(caught.value)
+
+
+def test_what_is_no_safetensors_file_is_named(tmp_path):
+    _rewrite(tmp_path, sha256=hashlib.sha256(b"junk").hexdigest())
+    (tmp_path / "images.safetensors").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"no safetensors file"):
+        DistilledSet.load(tmp_path)
+
+
+def test_a_set_that_does_not_fit_is_not_made():
+    with pytest.raises(DataError, match=r"DistilledSet: labels are int64"):
+        _set(labels=np.zeros(6, np.int64))
