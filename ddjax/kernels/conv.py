@@ -93,9 +93,9 @@ def conv_general_dilated(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated` by the primitives of this file wherever they apply.
 
-    They apply to two-dimensional NHWC/HWIO convolutions of one group, without dilation, padded by
-    less than the kernel's size, in one floating dtype; all else goes to the library. `precision`
-    has no meaning on a CPU and is ignored by the fast form. `how` as in `conv`.
+    They apply to two-dimensional NHWC/HWIO convolutions of one group and floating dtype, without
+    dilation or negative padding; all else goes to the library. `precision` has no meaning on a CPU
+    and is ignored by the fast form. `how` as in `conv`.
     """
     if how not in HOW:
         raise ValueError(f"how = {how!r} is not known; allowed: {', '.join(HOW)}.")
@@ -110,9 +110,9 @@ def conv_general_dilated(
     )
     fast = how == "fast" or (how == "auto" and jax.default_backend() == "cpu")
     if fast and _plain(lhs, rhs, keywords):
-        window = _window(lhs, rhs, tuple(window_strides), padding)
+        padded, window = _window(lhs, rhs, tuple(window_strides), padding)
         if window is not None:
-            return _C.bind(lhs, rhs, window=window)
+            return _C.bind(padded, rhs, window=window)
     return lax.conv_general_dilated(lhs, rhs, tuple(window_strides), padding, **keywords)
 
 
@@ -134,14 +134,25 @@ def _plain(lhs: jax.Array, rhs: jax.Array, keywords: dict) -> bool:
     )
 
 
-def _window(lhs: jax.Array, rhs: jax.Array, strides: tuple, padding: Padding) -> Window | None:
-    """The geometry, "SAME" resolved (lopsided at stride 2); None where the library must serve."""
-    size, kernel = lhs.shape[1:3], rhs.shape[:2]
+def _window(
+    lhs: jax.Array, rhs: jax.Array, strides: tuple, padding: Padding
+) -> tuple[jax.Array, Window | None]:
+    """Input and geometry, "SAME" resolved (lopsided at stride 2); None: the library must serve.
+
+    Zeros that lie a whole kernel beyond the border are laid round the input here.
+    """
+    kernel = rhs.shape[:2]
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(size, kernel, strides, padding)
-    window = Window(size, kernel, strides, tuple((int(lo), int(hi)) for lo, hi in padding))  # type: ignore
-    inside = all(0 <= p < k for k, pads in zip(kernel, window.padding, strict=True) for p in pads)
-    return window if inside and min(window.out) > 0 else None
+        padding = lax.padtype_to_pads(lhs.shape[1:3], kernel, strides, padding)
+    pads = [(int(lo), int(hi)) for lo, hi in padding]
+    inner = [(min(lo, k - 1), min(hi, k - 1)) for (lo, hi), k in zip(pads, kernel, strict=True)]
+    if min(map(min, pads)) < 0:
+        return lhs, None
+    if inner != pads:
+        outer = [(a - c, b - d) for (a, b), (c, d) in zip(pads, inner, strict=True)]
+        lhs = jnp.pad(lhs, [(0, 0), *outer, (0, 0)])
+    window = Window(lhs.shape[1:3], kernel, strides, tuple(inner))  # type: ignore
+    return lhs, window if min(window.out) > 0 else None
 
 
 # ---- how each map is computed ----------------------------------------------------------------

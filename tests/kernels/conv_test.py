@@ -31,6 +31,7 @@ CHOICES = [  # that select another way to compute: first order suffices
     (2, 33, 37, 20, 4, 3, 2, ((1, 0), (2, 1))),
     (2, 40, 36, 20, 4, 3, 1, "SAME"),  # blocks of rows, the last one short
     (11, 40, 16, 2, 4, 3, 1, "SAME"),  # few channels
+    (2, 5, 5, 3, 4, 3, 2, ((3, 4), (0, 3))),  # padded past the kernel
     (67, 4, 4, 17, 4, 3, 1, "SAME"),  # a batch with no divisor near the chunk
 ]
 
@@ -226,7 +227,7 @@ LIBRARY_ONLY = {
     "groups": dict(feature_group_count=2),
     "dilated kernel": dict(rhs_dilation=(2, 2)),
     "dilated input": dict(lhs_dilation=(2, 2)),
-    "padding past the kernel": dict(padding=((3, 3), (0, 0))),
+    "negative padding": dict(padding=((-1, 0), (0, 0))),
     "channels first": dict(dimension_numbers=("NCHW", "HWIO", "NCHW")),
     "another output dtype": dict(preferred_element_type=jnp.float64),
 }
