@@ -22,6 +22,7 @@ from ddjax.evaluate import Row
 from ddjax.files import atomic_folder, atomic_write, content_hash, locked, read_json, to_json
 from ddjax.keys import key, numpy_rng
 from ddjax.kernels import select
+from ddjax.mesh import Spread
 from ddjax.models import weights
 from ddjax.relabel import Hard, Pool
 from ddjax.types import Net, Tree
@@ -40,7 +41,7 @@ class FullData(NamedTuple):
     budget: dict[str, Any]
 
 
-def full_data(net: Net, data, *, seed: int, how: str, every: int, cache: Path, log) -> FullData:
+def full_data(net: Net, data, *, seed: int, over: Spread, every: int, cache: Path, log) -> FullData:
     """One network on all training images, at most 20 epochs or 10 minutes; cached under a content hash.
 
     How many epochs fit is measured once, before training, and written down: a resumed run keeps to it.
@@ -50,7 +51,7 @@ def full_data(net: Net, data, *, seed: int, how: str, every: int, cache: Path, l
     folder, scratch = cache / "baselines" / tag[:32], cache / "baselines" / f".{tag[:32]}"
     with locked(scratch):
         if not (folder / "manifest.json").exists():
-            trainer = teachers.Trainer(net, RECIPE, data, min(BATCH, len(data.train)), seed, how, every)
+            trainer = teachers.Trainer(net, RECIPE, data, min(BATCH, len(data.train)), seed, over, every)
             _train_on_all(trainer, folder, scratch, tag, log)
     manifest = read_json(folder / "manifest.json")
     params, state = weights.load_net(folder / "base.safetensors", net)
@@ -68,7 +69,7 @@ def _train_on_all(trainer: teachers.Trainer, folder: Path, scratch: Path, tag: s
     if not plan.exists():
         clock = []
 
-        def tick(n, shown):
+        def tick(n: int, **shown: float) -> None:
             clock.append(time.monotonic())
 
         trainer.fit(fresh(), 60, "full_data", chunk=10, advance=tick)
@@ -80,7 +81,7 @@ def _train_on_all(trainer: teachers.Trainer, folder: Path, scratch: Path, tag: s
         members = trainer.fit(fresh(), steps, "full_data", checkpoint=checkpoint, advance=bar.advance, tag=tag)
         spent = time.monotonic() - began
         right = survey.accuracy(
-            net, members.params, members.state, data.test, data.card.mean, data.card.std, how=trainer.how
+            net, members.params, members.state, data.test, data.card.mean, data.card.std, over=trainer.over
         )
         budget = {"epochs": epochs, "steps": steps, "images": len(data.train), "seconds": round(spent, 1)}
         budget |= {"optimiser": RECIPE.optimiser, "lr": RATE, "batch": trainer.batch}

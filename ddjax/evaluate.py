@@ -27,6 +27,7 @@ from ddjax.files import (
     to_json,
 )
 from ddjax.keys import key
+from ddjax.mesh import Spread
 from ddjax.protocols import Protocol
 from ddjax.types import Net, Tree
 
@@ -57,7 +58,7 @@ class Students(NamedTuple):
     net: Net
     protocol: Protocol
     plan: relabel.Plan
-    how: str
+    over: Spread
     mean: tuple[float, ...]
     std: tuple[float, ...]
     run: Callable
@@ -65,7 +66,7 @@ class Students(NamedTuple):
     store: dict[str, Callable]  # label programs by label source
 
 
-def students(net: Net, protocol: Protocol, plan: relabel.Plan, mean, std, *, how: str) -> Students:
+def students(net: Net, protocol: Protocol, plan: relabel.Plan, mean, std, *, over: Spread) -> Students:
     """Build the programs of one architecture; nothing is compiled before it is first run."""
     recipe = protocol.recipe()
 
@@ -75,9 +76,9 @@ def students(net: Net, protocol: Protocol, plan: relabel.Plan, mean, std, *, how
         seen, _ = relabel.seen(plan, normal, base, jnp.arange(plan.batch, dtype=jnp.int32), x.v)
         return train.Example(seen, x.targets, x.soft)
 
-    run = train.make_run(train.make_step(net, recipe, make_batch), how)
+    run = train.make_run(train.make_step(net, recipe, make_batch), over)
     init = jax.jit(lambda k, lr: train.init_member(net, recipe, k, lr))
-    return Students(net, protocol, plan, how, mean, std, run, init, {})
+    return Students(net, protocol, plan, over, mean, std, run, init, {})
 
 
 def targets(group: Students, row: Row) -> np.ndarray:
@@ -109,7 +110,7 @@ def train_students(
 
 def accuracy(group: Students, members: train.Member, split) -> np.ndarray:
     """Fraction right of each student on a split."""
-    return survey.accuracy(group.net, members.params, members.state, split, group.mean, group.std, how=group.how)
+    return survey.accuracy(group.net, members.params, members.state, split, group.mean, group.std, over=group.over)
 
 
 def evaluate_row(

@@ -6,23 +6,39 @@ Every arrow is a file. A stage whose inputs' hash is unchanged is skipped, so re
 mechanism. Everything that can be refused is refused before a device is touched.
 """
 
+import os
+import platform
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from ddjax import baselines, config, distill, evaluate, models, relabel, rundir, survey, teachers
+from ddjax import (
+    baselines,
+    config,
+    distill,
+    estimate,
+    evaluate,
+    models,
+    relabel,
+    report,
+    rundir,
+    survey,
+    teachers,
+)
 from ddjax.__main__ import exit_code
 from ddjax.checkpoint import Checkpoint
 from ddjax.cost import Cost
 from ddjax.data import Dataset, open_data
 from ddjax.errors import ConfigError, Interrupted, out_of_range
-from ddjax.files import atomic_write, content_hash, locked, read_json, remove_folder, to_json
-from ddjax.kernels.pool import default_how, pool_mean
+from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
+from ddjax.kernels.pool import default_how
 from ddjax.log import Log
+from ddjax.mesh import Spread
 from ddjax.methods import Context, name_of
 from ddjax.protocols import protocol
 from ddjax.rundir import RunDir
@@ -38,7 +54,7 @@ class Job(NamedTuple):
     data: Dataset
     log: Log
     cost: Cost
-    how: str
+    over: Spread
     cache: Path
 
     def net(self, arch: str) -> Net:
@@ -58,7 +74,7 @@ def teacher_stage(job: Job) -> teachers.Store:
     run = job.run
     with job.cost.stage("teachers"):
         store = teachers.build(
-            run.teacher, job.data, job.net(run.teacher.arch), seed=run.seed, how=job.how,
+            run.teacher, job.data, job.net(run.teacher.arch), seed=run.seed, over=job.over,
             every=run.compute.checkpoint_every, cache=job.cache, log=job.log,
         )  # fmt: skip
     manifest = read_json(store.folder / "manifest.json")
@@ -74,11 +90,11 @@ def distill_stage(job: Job, store: teachers.Store, tag: str) -> None:
     high = tuple(float((1.0 - m) / s) for m, s in zip(card.mean, card.std, strict=True))
     context = Context(
         net=store.net, ipc=method.ipc, classes=len(data.class_names), image_shape=data.train.shape, low=low, high=high,
-        augment=card.augment, pool_mean=lambda fn: pool_mean(fn, job.how),
+        augment=card.augment, pool_mean=job.over.mean,
     )  # fmt: skip
     distiller, needs = method.build(context), method.needs
     with job.cost.stage("distill"), Checkpoint(job.folder.scratch("distill")) as checkpoint:
-        fed = teachers.equip(store, needs, data, how=job.how) if needs.teachers else None
+        fed = teachers.equip(store, needs, data, over=job.over) if needs.teachers else None
         images = distill.distill(
             distiller, needs, fed, data, ipc=method.ipc, seed=run.seed, log=job.log, checkpoint=checkpoint,
             config_hash=tag, every=run.compute.checkpoint_every,
@@ -119,7 +135,7 @@ def source(job: Job, store: teachers.Store, name: str, labels: np.ndarray) -> re
     """The label source of that name."""
     if name == "hard":
         return relabel.Hard(labels, len(job.data.class_names))
-    return relabel.Pool(store.net, store.of(name), job.how, name)
+    return relabel.Pool(store.net, store.of(name), job.over, name)
 
 
 def view_plan(job: Job, images: int) -> relabel.Plan:
@@ -146,7 +162,7 @@ def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
 def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/results.jsonl: the set and the baselines, every architecture, all seeds."""
     run, data = job.run, job.data
-    rule, how, wanted = protocol(run.evaluate.protocol), job.how, run.evaluate.baseline_names()
+    rule, over, wanted = protocol(run.evaluate.protocol), job.over, run.evaluate.baseline_names()
     every, name = run.compute.checkpoint_every, source_name(run)
     images = made.images
     origin = source(job, store, name, made.labels)
@@ -159,7 +175,7 @@ def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
             net, trained = job.net(arch), None
             if "full_data" in wanted:
                 trained = baselines.full_data(
-                    net, data, seed=run.seed, how=how, every=every, cache=job.cache, log=job.log
+                    net, data, seed=run.seed, over=over, every=every, cache=job.cache, log=job.log
                 ) if number == 0 else None  # fmt: skip
             if trained:
                 line = baselines.full_data_line(trained, net.name, rule.id, run.seed)
@@ -169,7 +185,7 @@ def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
                 wanted, own, soft, source(job, store, "base", made.labels), trained, net, data,
                 ipc=run.method.ipc, seed=run.seed,
             )]  # fmt: skip
-            group = evaluate.students(net, rule, plan, made.mean, made.std, how=how)
+            group = evaluate.students(net, rule, plan, made.mean, made.std, over=over)
             evaluate.announce(group, rows, run.evaluate.seeds, job.folder.results, job.log)
             for row in rows:
                 evaluate.evaluate_row(
@@ -185,7 +201,7 @@ def pipeline(job: Job, only: tuple[str, ...]) -> None:
     """All stages in order; those that are done with the same inputs are skipped."""
     run, folder = job.run, job.folder
     written = config.to_json(run)
-    base = {"data": job.data.hash, "teacher": written["teacher"], "seed": run.seed, "compute": job.how}
+    base = {"data": job.data.hash, "teacher": written["teacher"], "seed": run.seed, "compute": list(job.over)}
     tags = {"distill": content_hash(base | {"method": written["method"]})}
     tags["label"] = content_hash([tags["distill"], written["label"], run.evaluate.protocol])
     tags["evaluate"] = content_hash([tags["label"], written["evaluate"]])
@@ -219,8 +235,53 @@ def stop(number: int, frame: Any) -> None:
     raise Interrupted(f"signal {signal.Signals(number).name}")
 
 
+def prepare(run: config.Run, folder: RunDir, data: Dataset) -> Job:
+    """Start the backend: compilation cache on, how to map networks decided, log and cost opened."""
+    cache = run.compute.cache_folder()
+    use_compilation_cache(cache)
+    how = default_how(jax.default_backend()) if run.compute.pool_how == "auto" else run.compute.pool_how
+    over = Spread(how, run.compute.mesh[0] if run.compute.mesh else jax.device_count())
+    log = Log(folder.folder)
+    cost = Cost(read_json(folder.cost) if folder.cost.exists() else None)
+    shape = "x".join(map(str, data.train.shape))
+    log.say(
+        f"{run.name}: {len(data.train)} train, {len(data.val)} validation, {len(data.test)} test images {shape}, "
+        f"{len(data.class_names)} classes; {jax.devices()[0].device_kind} x {jax.device_count()}, networks by {how}."
+    )
+    for note in data.notes:
+        log.say(f"data: {note}.")
+    return Job(run, folder, data, log, cost, over, cache)
+
+
+def use_compilation_cache(cache: Path) -> None:
+    """Keep compiled programs under ``cache/xla/<jax, cpu>``, small and quick ones too."""
+    made_on = content_hash([platform.machine(), platform.processor(), os.cpu_count(), cpu_model()])[:12]
+    jax.config.update("jax_compilation_cache_dir", str(cache / "xla" / f"{jax.__version__}-{made_on}"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cpu_model() -> str:
+    """The processor's name and features: programs compiled for one may not run on another."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
+
+
+def finish(job: Job) -> None:
+    """report.json, report.html, the table on the screen and where the page lies."""
+    atomic_write(job.folder.cost, to_json(job.cost.as_dict()))
+    page = report.write(job.folder.folder)
+    job.log.table(report.table(job.folder.folder))
+    job.log.say(f"report: {page}")
+
+
 def start(run: config.Run, launch: config.Launch) -> int:
     """Carry out a run; returns the exit code."""
+    if launch.check:
+        found = estimate.check(run)
+        print(to_json(found), end="")
+        return 0 if found["fits"] else 2
     folder = Path(run.workdir) if run.workdir else rundir.default_folder(run.name)
     written = config.to_json(run)
     claimed = rundir.claim(folder, written, resume=launch.resume, overwrite=launch.overwrite, only=launch.only)
@@ -228,12 +289,24 @@ def start(run: config.Run, launch: config.Launch) -> int:
     check_ipc(run.method.ipc, data)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    if launch.overwrite:
-        remove_folder(folder)
     with locked(folder, wait=False):
+        if launch.overwrite:
+            rundir.empty(folder)
         atomic_write(claimed.config, to_json(written))
         job = prepare(run, claimed, data)
-        pipeline(job, launch.only)
+        try:
+            pipeline(job, launch.only)
+        finally:
+            atomic_write(claimed.cost, to_json(job.cost.as_dict()))
         if not launch.only or "report" in launch.only:
             finish(job)
     return 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """The whole way, from arguments to exit code 0; errors are the caller's to turn into codes."""
+    return start(*config.load(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main, sys.argv[1:]))

@@ -13,6 +13,7 @@ A gradient taken inside and averaged afterwards can be wrong by the number of de
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -91,6 +92,34 @@ def sharded_pool_map(
         return pool_map(lambda *members: fn(*members, *shared), how)(*pools)
 
     return _sharded(local, mesh, n_args, PartitionSpec("pool"))
+
+
+class Spread(NamedTuple):
+    """How a run maps over networks: `how` on a device, members dealt to at most `devices` devices.
+
+    A pool of P uses gcd(P, devices) of them, so any P will do; with one, nothing is dealt.
+    """
+
+    how: str
+    devices: int = 1
+
+    def map(self, fn: Callable[..., Tree], n_args: int = 1) -> Callable[..., Tree]:
+        """`fn` over axis 0 of the first `n_args` arguments; the others are shared. Stacked results."""
+        return self._over(fn, n_args, pool_map, sharded_pool_map)
+
+    def mean(self, fn: Callable[..., Tree], n_args: int = 1) -> Callable[..., Tree]:
+        """The mean of `fn` over axis 0 of the first `n_args` arguments; differentiate from outside."""
+        return self._over(fn, n_args, pool_mean, sharded_pool_mean)
+
+    def _over(self, fn: Callable, n_args: int, here: Callable, dealt: Callable) -> Callable:
+        def whole(*arguments: Tree) -> Tree:
+            pools, shared = arguments[:n_args], arguments[n_args:]
+            places = math.gcd(jax.tree.leaves(pools)[0].shape[0], self.devices)
+            if places == 1:
+                return here(lambda *members: fn(*members, *shared), self.how)(*pools)
+            return dealt(fn, self.how, make(places, places), n_args)(*arguments)
+
+        return whole
 
 
 def is_lead() -> bool:

@@ -24,7 +24,7 @@ from ddjax.files import atomic_folder, file_hash, read_json, to_json
 from ddjax.keys import key, numpy_rng
 from ddjax.kernels import augment as views
 from ddjax.kernels import labels as losses
-from ddjax.kernels.pool import pool_mean
+from ddjax.mesh import Spread
 from ddjax.types import Augment, Net, Teachers, View
 
 
@@ -99,21 +99,21 @@ class Pool:
 
     soft = True
 
-    def __init__(self, net: Net, teachers: Teachers, how: str, name: str = "pool"):
-        self.net, self.teachers, self.how, self.name = net, teachers, how, name
+    def __init__(self, net: Net, teachers: Teachers, over: Spread, name: str = "pool"):
+        self.net, self.teachers, self.over, self.name = net, teachers, over, name
 
     def labels(self, key: jax.Array, images: jax.Array, view: View) -> jax.Array:
         """Mean raw logits ``[B, C]`` over the pool, inference mode."""
-        return pooled_logits(self.net, self.how, self.teachers.params, self.teachers.state, images)
+        return pooled_logits(self.net, self.over, self.teachers.params, self.teachers.state, images)
 
     def nbytes(self) -> int:
         """The teachers themselves, should somebody label with them."""
         return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((self.teachers.params, self.teachers.state)))
 
 
-def pooled_logits(net: Net, how: str, params, state, images: jax.Array) -> jax.Array:
+def pooled_logits(net: Net, over: Spread, params, state, images: jax.Array) -> jax.Array:
     """``(1/P) sum_j f_j(images)`` ``[B, C]`` in inference mode."""
-    return pool_mean(lambda p, s: net.apply(p, s, images, train=False).logits, how)(params, state)
+    return over.mean(lambda p, s, x: net.apply(p, s, x, train=False).logits, 2)(params, state, images)
 
 
 def storer(plan: Plan, source: Pool) -> Callable:
@@ -123,7 +123,7 @@ def storer(plan: Plan, source: Pool) -> Callable:
     def store(params, state, images: jax.Array, base: jax.Array, index: jax.Array, v: jax.Array) -> jax.Array:
         def one(inputs):
             x, _ = seen(plan, images, base, *inputs)
-            return pooled_logits(source.net, source.how, params, state, x).astype(jnp.float16)
+            return pooled_logits(source.net, source.over, params, state, x).astype(jnp.float16)
 
         return jax.lax.map(one, (index, v))
 

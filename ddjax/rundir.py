@@ -88,6 +88,15 @@ def claim(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
     return run
 
 
+def empty(folder: Path) -> None:
+    """Remove all that a run has written into ``folder``; its lock stays."""
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name == "config.json"):  # config.json last: still a run
+        if entry.is_dir():
+            remove_folder(entry)
+        elif not is_temporary(entry):
+            entry.unlink()
+
+
 def different(a: Any, b: Any, name: str = "") -> list[str]:
     """Dotted names at which two JSON values differ, with both values."""
     if isinstance(a, dict) and isinstance(b, dict):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ddjax.kernels import labels as losses
 from ddjax.kernels import statistics
-from ddjax.kernels.pool import pool_map
+from ddjax.mesh import Spread
 from ddjax.types import Moments, Net, Tree
 
 BATCH = 250
@@ -31,14 +31,9 @@ def normalise(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
 
 
 @functools.lru_cache(maxsize=32)
-def program(at_member: Callable, combine: Callable, how: str) -> tuple[Callable, Callable]:
+def program(at_member: Callable, combine: Callable, over: Spread) -> tuple[Callable, Callable]:
     """The two compiled steps of a survey: the first batch, and one more batch folded into what was found."""
-    mapped = pool_map(at_member, how)
-
-    def found(params, state, images, labels):
-        members = jax.tree.leaves(params)[0].shape[0]
-        spread = [jnp.broadcast_to(a[None], (members, *a.shape)) for a in (images, labels)]
-        return mapped(params, state, *spread)
+    found = over.map(at_member, 2)
 
     def more(carry, *inputs):
         return combine(carry, found(*inputs))
@@ -47,14 +42,14 @@ def program(at_member: Callable, combine: Callable, how: str) -> tuple[Callable,
 
 
 def survey(
-    at_member: Callable, combine: Callable, params: Tree, state: Tree, split, *, how: str, batch: int = BATCH
+    at_member: Callable, combine: Callable, params: Tree, state: Tree, split, *, over: Spread, batch: int = BATCH
 ) -> Tree:
     """Fold ``at_member(params, state, images uint8, labels) -> tree`` over a split with ``combine``, all members.
 
     ``params``, ``state`` are stacked on axis 0; the result is stacked the same way. Padding has label -1. The same
     pair of functions is compiled once.
     """
-    first, more = program(at_member, combine, how)
+    first, more = program(at_member, combine, over)
     batch, carry = min(batch, len(split)), None
     for start in range(0, len(split), batch):
         index = np.arange(start, start + batch)
@@ -103,13 +98,13 @@ def counting(net: Net, mean: tuple[float, ...], std: tuple[float, ...], what: st
     return {"right": right, "by_class": by_class, "gradient": gradient, "softmax": softmax}[what]
 
 
-def accuracy(net: Net, params: Tree, state: Tree, split, mean, std, *, how: str) -> np.ndarray:
+def accuracy(net: Net, params: Tree, state: Tree, split, mean, std, *, over: Spread) -> np.ndarray:
     """Fraction right of each member ``[P]`` on a split."""
-    counts = survey(counting(net, mean, std, "right"), add, params, state, split, how=how)
+    counts = survey(counting(net, mean, std, "right"), add, params, state, split, over=over)
     return np.asarray(counts) / len(split)
 
 
-def moments(net: Net, params: Tree, state: Tree, split, mean, std, *, scope: str, how: str) -> Mapping[str, Moments]:
+def moments(net: Net, params: Tree, state: Tree, split, mean, std, *, scope: str, over: Spread) -> Mapping[str, Moments]:
     """Moments of every tap, leaves ``[P, ...]``.
 
     ``scope`` class: class by class. global: batch norm's running statistics where there are any, else of the split.
@@ -117,21 +112,21 @@ def moments(net: Net, params: Tree, state: Tree, split, mean, std, *, scope: str
     if scope == "global" and net.running(jax.tree.map(lambda a: a[0], state)):
         count = jnp.full((jax.tree.leaves(params)[0].shape[0],), float(len(split)), jnp.float32)
         return {name: Moments(count, m, v) for name, (m, v) in jax.vmap(net.running)(state).items()}
-    found = survey(counting(net, mean, std, "by_class"), merged, params, state, split, how=how)
+    found = survey(counting(net, mean, std, "by_class"), merged, params, state, split, over=over)
     if scope == "class":
         return found
     return {name: jax.vmap(statistics.total)(m) for name, m in found.items()}
 
 
-def gradients(net: Net, params: Tree, state: Tree, split, mean, std, *, how: str) -> Tree:
+def gradients(net: Net, params: Tree, state: Tree, split, mean, std, *, over: Spread) -> Tree:
     """Mean gradient of the cross-entropy over the split at every member, like ``params``."""
-    found = survey(counting(net, mean, std, "gradient"), add, params, state, split, how=how)
+    found = survey(counting(net, mean, std, "gradient"), add, params, state, split, over=over)
     return jax.tree.map(lambda g: g / float(len(split)), found)
 
 
-def class_probabilities(net: Net, params: Tree, state: Tree, split, mean, std, *, how: str) -> jax.Array:
+def class_probabilities(net: Net, params: Tree, state: Tree, split, mean, std, *, over: Spread) -> jax.Array:
     """Mean softmax of every class of the split at every member ``[P, C, C]``."""
-    sums, counts = survey(counting(net, mean, std, "softmax"), add, params, state, split, how=how)
+    sums, counts = survey(counting(net, mean, std, "softmax"), add, params, state, split, over=over)
     return sums / jnp.maximum(counts, 1.0)[:, :, None]
 
 

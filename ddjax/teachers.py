@@ -28,6 +28,7 @@ from ddjax.keys import key, numpy_rng
 from ddjax.kernels import augment as views
 from ddjax.kernels import labels as losses
 from ddjax.kernels.prune import apply_mask, magnitude_mask
+from ddjax.mesh import Spread
 from ddjax.models import weights
 from ddjax.train import Example, Fold, Recipe
 from ddjax.types import Net, Teachers, Tree
@@ -59,7 +60,7 @@ class Trainer(NamedTuple):
     data: Any  # data.Dataset
     batch: int
     seed: int
-    how: str
+    over: Spread
     every: int
 
     @property
@@ -93,10 +94,10 @@ class Trainer(NamedTuple):
             xs = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (count, *a.shape)), xs)
             return train.Chunk((images, labels, base), xs)
 
-        run = train.make_run(train.make_step(self.net, self.recipe, make_batch, fold), self.how)
+        run = train.make_run(train.make_step(self.net, self.recipe, make_batch, fold), self.over)
         return train.fit(
             run, members, chunks, steps=steps, stage=stage, every=self.every, checkpoint=checkpoint, chunk=chunk,
-            config_hash=tag, advance=advance or (lambda n, shown: None),
+            config_hash=tag, advance=advance or (lambda n, **shown: None),
         )  # fmt: skip
 
 
@@ -191,28 +192,28 @@ def recipe_hash(config, data, net: Net, seed: int) -> str:
     return content_hash({"data": data.hash, "net": net.name, "shape": net.image_shape, "teacher": recipe, "seed": seed})
 
 
-def build(config, data, net: Net, *, seed: int, how: str, every: int, cache: Path, log) -> Store:
+def build(config, data, net: Net, *, seed: int, over: Spread, every: int, cache: Path, log) -> Store:
     """The base model and its pool: from the cache where this recipe was run before, else trained and kept there."""
     tag = recipe_hash(config, data, net, seed)
     folder = cache / "teachers" / tag[:32]
     with locked(cache / "teachers" / f".{tag[:32]}"):
         if not (folder / "manifest.json").exists():
-            _make(config, data, net, seed, how, every, folder, tag, log)
+            _make(config, data, net, seed, over, every, folder, tag, log)
     manifest = read_json(folder / "manifest.json")
     params, state = weights.load_net(folder / "base.safetensors", net)
     base = Teachers(*jax.tree.map(lambda a: a[None], (params, state)))
     count = len(manifest["pool_accuracy"])
-    pool = Teachers(*weights.load_net(folder / "pool.safetensors", net, pool=count))
+    pool = Teachers(*weights.load_net(folder / "pool.safetensors", net, stacked=count))
     return Store(net, base, manifest["accuracy"], pool, manifest["pool_accuracy"], tag, folder)
 
 
-def _make(config, data, net: Net, seed: int, how: str, every: int, folder: Path, tag: str, log) -> None:
+def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: Path, tag: str, log) -> None:
     recipe = Recipe(optimiser=config.optimiser, weight_decay=config.weight_decay)
-    trainer = Trainer(net, recipe, data, min(config.batch, len(data.train)), seed, how, every)
+    trainer = Trainer(net, recipe, data, min(config.batch, len(data.train)), seed, over, every)
     mean, std = data.card.mean, data.card.std
 
     def judge(stacked: tuple[Tree, Tree]) -> np.ndarray:
-        return survey.accuracy(net, *stacked, data.val, mean, std, how=how)
+        return survey.accuracy(net, *stacked, data.val, mean, std, over=over)
 
     size, mode = config.pool.size, config.pool.mode
     before = {"prior": size, "posterior": 0, "mixed": (size + 1) // 2}[mode]
@@ -260,14 +261,14 @@ def _make(config, data, net: Net, seed: int, how: str, every: int, folder: Path,
         log.say(f"teachers: validation accuracy of {name}: {value}")
 
 
-def equip(store: Store, needs, data, *, how: str) -> Teachers:
+def equip(store: Store, needs, data, *, over: Spread) -> Teachers:
     """The teachers that a method asked for, with the statistics, gradients and class means it needs."""
     chosen, card, net = store.of(needs.pool), data.card, store.net
     args = (net, chosen.params, chosen.state, data.train, card.mean, card.std)
     if needs.statistics != "none":
-        chosen = chosen._replace(statistics=survey.moments(*args, scope=needs.statistics, how=how))
+        chosen = chosen._replace(statistics=survey.moments(*args, scope=needs.statistics, over=over))
     if needs.gradients:
-        chosen = chosen._replace(gradients=survey.gradients(*args, how=how))
+        chosen = chosen._replace(gradients=survey.gradients(*args, over=over))
     if needs.class_probs:
-        chosen = chosen._replace(class_probs=survey.class_probabilities(*args, how=how))
+        chosen = chosen._replace(class_probs=survey.class_probabilities(*args, over=over))
     return chosen

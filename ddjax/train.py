@@ -2,12 +2,12 @@
 
     theta_{t+1} = theta_t - lr * schedule(t) * u(g_t),    g_t = grad loss(theta_t; batch_t)
 
-``M`` members train side by side (mapped by ``how``); a batch is made inside the program by ``make_batch(data, x)`` from
+``M`` members train side by side (mapped and dealt to devices by ``over``); a batch is made inside the program by ``make_batch(data, x)`` from
 data that stays on the device and a small per-step input ``x``. ``fold = (init, update)`` watches training without
 changing it: snapshots, statistics of the path, forgetting counts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import optax
 
 from ddjax.errors import DivergenceError
 from ddjax.kernels import labels as losses
-from ddjax.kernels.pool import pool_map
+from ddjax.mesh import Spread
 from ddjax.types import Net, Tree
 
 
@@ -118,24 +118,24 @@ def make_step(net: Net, recipe: Recipe, make_batch: Callable, fold: Fold | None 
     return step
 
 
-def make_run(step: Callable, how: str) -> Callable:
+def make_run(step: Callable, over: Spread) -> Callable:
     """``run(members [M], data, xs [M, n], start, count, total) -> (members, mean loss [M])``, compiled once.
 
     Takes the first ``count <= n`` inputs of ``xs``; the members' buffers are donated; ``data`` is shared by them.
     """
 
+    def one(member: Member, inputs: Tree, data: Tree, start: jax.Array, count: jax.Array, total: jax.Array):
+        def body(i, carry):
+            member, summed = carry
+            x = jax.tree.map(lambda a: a[i], inputs)
+            member, value = step(member, data, x, start + i, total)
+            return member, summed + value
+
+        member, summed = jax.lax.fori_loop(0, count, body, (member, jnp.float32(0.0)))
+        return member, summed / count.astype(jnp.float32)
+
     def run(members: Member, data: Tree, xs: Tree, start: jax.Array, count: jax.Array, total: jax.Array):
-        def one(member: Member, inputs: Tree):
-            def body(i, carry):
-                member, summed = carry
-                x = jax.tree.map(lambda a: a[i], inputs)
-                member, value = step(member, data, x, start + i, total)
-                return member, summed + value
-
-            member, summed = jax.lax.fori_loop(0, count, body, (member, jnp.float32(0.0)))
-            return member, summed / count.astype(jnp.float32)
-
-        return pool_map(one, how)(members, xs)
+        return over.map(one, 2)(members, xs, data, start, count, total)
 
     return jax.jit(run, donate_argnums=0)
 
@@ -155,7 +155,7 @@ def fit(
     steps: int,
     stage: str,
     chunk: int = 50,
-    advance: Callable[[int, Mapping[str, Any]], None] = lambda n, shown: None,
+    advance: Callable[..., None] = lambda n, **shown: None,
     checkpoint: Any = None,
     config_hash: str = "",
     every: int = 500,
@@ -170,7 +170,7 @@ def fit(
         found = checkpoint.restore(members, config_hash=config_hash)
         if found is not None:
             members, start = found
-            advance(start, {})
+            advance(start)
     total = jnp.int32(steps)
     while start < steps:
         count = min(chunk, steps - start)
@@ -186,5 +186,5 @@ def fit(
         start += count
         if checkpoint is not None and start < steps and start // every > (start - count) // every:
             checkpoint.save(start, members, config_hash=config_hash)
-        advance(count, {"loss": float(value.mean())})
+        advance(count, loss=float(value.mean()))
     return members

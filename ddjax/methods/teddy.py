@@ -182,7 +182,7 @@ def draw(method: Teddy, key: jax.Array, teachers: Teachers, loss, pool_mean):
     if count < size:
         picked = jax.random.choice(key, size, (count,), replace=False)
         teachers = jax.tree.map(lambda a: a[picked], teachers)
-    return lambda x, labels: pool_mean(lambda one: loss(one, x, labels))(teachers)
+    return lambda x, labels: pool_mean(loss)(teachers, x, labels)
 
 
 def total_variation(x: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import pytest
 
 from ddjax import models
 from ddjax.kernels import augment as views
-from ddjax.kernels.pool import pool_mean
+from ddjax.mesh import Spread
 from ddjax.methods import METHODS, Context, SRe2L, Teddy
 from ddjax.methods.teddy import batch_size, draw, total_variation
 from ddjax.types import Augment, Batch, Moments, Teachers
@@ -49,16 +49,16 @@ def pool(size: int, scope: str) -> Teachers:
     return Teachers(params, state, stats, grads, probs)
 
 
-def context(ipc: int) -> Context:
+def context(ipc: int, devices: int = 1) -> Context:
     return Context(
         net=net(), ipc=ipc, classes=CLASSES, image_shape=SHAPE, low=(-2.0,), high=(2.0,), augment=Augment(),
-        pool_mean=lambda fn: pool_mean(fn, "scan"),
+        pool_mean=Spread("scan", devices).mean,
     )  # fmt: skip
 
 
-def run(method, ipc: int, teachers: Teachers, steps: int):
+def run(method, ipc: int, teachers: Teachers, steps: int, devices: int = 1):
     """Every state and loss of the first ``steps`` steps."""
-    distiller = method.build(context(ipc))
+    distiller = method.build(context(ipc, devices))
     labels = jnp.repeat(jnp.arange(CLASSES, dtype=jnp.int32), ipc)
     images = jax.random.normal(jax.random.key(3), (CLASSES * ipc, *SHAPE))
     state = distiller.init(jax.random.key(0), images, labels)
@@ -125,6 +125,13 @@ def test_every_objective_and_draw_falls_and_stays_in_range(objective, draw_):
         assert losses[-1] < losses[0]
     assert float(jnp.abs(states[-1].images).max()) <= 2.0
     assert not np.array_equal(states[0].images, states[-1].images)
+
+
+@pytest.mark.parametrize("objective", ["stats", "inner"])
+def test_two_steps_agree_on_one_and_four_devices(objective):
+    method = Teddy(ipc=1, **SMALL | {"objective": objective, "pool_draw": "all"})
+    one, four = (run(method, 1, pool(4, "class"), 2, devices)[0][-1] for devices in (1, 4))
+    np.testing.assert_allclose(one.images, four.images, atol=1e-4)
 
 
 def test_class_mean_targets_use_the_weak_models_own_distribution():
