@@ -51,7 +51,7 @@ def kmeans(
 
     def choose(rows: np.ndarray) -> np.ndarray:
         points = np.asarray(features[rows], np.float64)
-        model = KMeans(ipc, init="k-means++", n_init=1, random_state=int(rng.integers(2**31)))
+        model = KMeans(ipc, init="k-means++", n_init="auto", random_state=int(rng.integers(2**31)))
         with warnings.catch_warnings():
             # Fewer distinct images than centres: centres coincide, the images chosen do not.
             warnings.simplefilter("ignore", ConvergenceWarning)
