@@ -172,7 +172,7 @@ _ALL = (
         size=(8, 8),
         channels=1,
         mean=(0.3053,),
-        std=(0.3760,),
+        std=(0.3759,),
         class_names=DIGITS,
         augment=Augment(pad=1),
         licence="CC BY 4.0",

@@ -20,7 +20,7 @@ from ddjax.data.cards import card as card_called
 from ddjax.data.feed import RESIDENT_BYTES
 from ddjax.data.fetch import locate
 from ddjax.data.sources import open_source
-from ddjax.data.split import Split, Want, expected_shape, load, probe
+from ddjax.data.split import Complaints, Split, Want, expected_shape, load, probe
 from ddjax.data.stratify import draw, hold_out, subset
 from ddjax.errors import ConfigError, DataError
 from ddjax.types import Augment
@@ -153,7 +153,7 @@ def _check_labels(source: Source, names: tuple[str, ...], argument: str) -> None
             f"{argument}: {len(empty)} of {len(names)} classes are empty: {listing(empty)}."
         )
     if len(names) < 2:
-        raise DataError(f"{argument}: only one class, {names[0]}; at least two are needed.")
+        raise DataError(f"{argument}: only one class, {listing(names)}; at least two are needed.")
 
 
 def _matched(test: Source, train: Source, names: tuple[str, ...], card: Card | None) -> Source:
@@ -193,13 +193,18 @@ def _load(
     resident = held <= resident_bytes
     if not resident:
         notes.append(f"streamed: {held} bytes of pixels, more than {resident_bytes}")
-    arrays, channels = [], 1
+    arrays, channels, wrong = [], 1, Complaints()
     for source, rows in chosen:
-        images = load(source, rows, want) if resident else None
-        shape = probe(source, rows, want) if images is None else images.shape[1:]
+        if resident:
+            images = load(source, rows, want, complaints=wrong)
+            height, width, depth = images.shape[1:]
+        else:
+            images = None
+            height, width, depth = probe(source, rows, want, complaints=wrong)
         arrays.append(images)
-        channels = max(channels, shape[2])
-        want = dataclasses.replace(want, size=(shape[0], shape[1]))
+        channels = max(channels, depth)
+        want = dataclasses.replace(want, size=(height, width))
+    wrong.settle()
     want = dataclasses.replace(want, channels=channels)
     if want.resize != "none":
         notes.append(f"images resized ({want.resize}) to {want.size} by Pillow, bicubic")

@@ -6,7 +6,7 @@ time. Streamed: they are the chunk's own images, decoded ahead by threads while 
 Either way batch k holds the same bytes, decided by (seed, name, start + k) alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ class Feed:
         self.place = place
         self.resident = split.images is not None and split.nbytes <= resident_bytes
         self._held: tuple[jax.Array, jax.Array] | None = None
-        self._stream: Iterator | None = None
+        self._stream: Any = None
         self._next = 0
 
     def chunk(self, start: int, count: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -47,12 +47,19 @@ class Feed:
             index = self._batches(start, count)
             return (*self._held, self.place(index))
         if self._stream is None or start != self._next:
+            self.close()
             self._stream = _stream(self.split, self._rows, start)
         images, labels = zip(*(next(self._stream) for _ in range(count)), strict=True)
         self._next = start + count
         index = np.arange(count * self.batch, dtype=np.int32).reshape(count, self.batch)
         pixels, numbers = np.concatenate(images), np.concatenate(labels)
         return self.place(pixels), self.place(numbers), self.place(index)
+
+    def close(self) -> None:
+        """Stop the reading ahead; the next chunk starts it again."""
+        if self._stream is not None:
+            self._stream.close()
+        self._stream = None
 
     def _batches(self, start: int, count: int) -> np.ndarray:
         return epoch_batches(self.seed, self.name, start, count, len(self.split), self.batch)
@@ -75,7 +82,7 @@ class _Batches:
         return self.split.gather(rows, workers=1), self.split.labels[rows]
 
 
-def _stream(split: Split, rows: Callable[[int], np.ndarray], start: int) -> Iterator:
+def _stream(split: Split, rows: Callable[[int], np.ndarray], start: int) -> Any:
     import grain
 
     options = grain.ReadOptions(num_threads=WORKERS, prefetch_buffer_size=2 * WORKERS)

@@ -5,7 +5,9 @@ one that was cut short is continued where it stopped. Nothing is unpacked.
 """
 
 import hashlib
+import http.client
 import os
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -16,6 +18,13 @@ from ddjax.data.cards import Archive, Card, card
 from ddjax.errors import DataError
 
 _BLOCK = 1 << 20
+_BROKEN = (
+    urllib.error.URLError,
+    TimeoutError,
+    ConnectionError,
+    ssl.SSLError,
+    http.client.HTTPException,
+)
 
 
 def fetch(
@@ -47,38 +56,48 @@ def _fetch_one(
         _verify(archive, path, path, say)
         return path
     part = path.with_name(path.name + ".part")
-    done = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(archive.url, headers={"User-Agent": "ddjax"})
-    if done:
-        request.add_header("Range", f"bytes={done}-")
     try:
-        with opener(request, timeout=60) as response:
-            resumed = done and response.status == 206
-            with part.open("ab" if resumed else "wb") as out:
-                while block := response.read(_BLOCK):
-                    out.write(block)
-            declared = response.headers.get("Content-Length")
+        _download(archive.url, part, opener)
     except urllib.error.HTTPError as error:
         raise DataError(
             f"{archive.url}: the server answered {error.code} {error.reason}. Download it by hand "
             f"to {path}."
         ) from error
-    except (urllib.error.URLError, TimeoutError, ConnectionError, OSError) as error:
+    except _BROKEN as error:
         kept = part.stat().st_size if part.is_file() else 0
-        reason = getattr(error, "reason", error)
         raise DataError(
-            f"{archive.url}: no connection ({reason}). {kept} bytes are kept in {part.name}; run "
-            f"the same command again to continue, or download it by hand to {path}."
+            f"{archive.url}: no connection ({getattr(error, 'reason', error)}). {kept} bytes are "
+            f"kept in {part.name}; run the same command again to continue, or download it by hand "
+            f"to {path}."
         ) from error
-    total = part.stat().st_size - (done if resumed else 0)
-    if declared is not None and total != int(declared):
-        raise DataError(
-            f"{archive.url}: {total} of {declared} bytes came. Run the same command again to "
-            "continue."
-        )
     _verify(archive, part, path, say)
     os.replace(part, path)
     return path
+
+
+def _download(url: str, part: Path, opener: Callable[..., Any]) -> None:
+    """The rest of ``url`` that ``part`` lacks; a server that knows no ranges sends all of it."""
+    done = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "ddjax"})
+    if done:
+        request.add_header("Range", f"bytes={done}-")
+    try:
+        response = opener(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        if done and error.code == 416:  # nothing is left to send
+            return
+        raise
+    with response:
+        resumed = response.status == 206
+        with part.open("ab" if resumed else "wb") as out:
+            while block := response.read(_BLOCK):
+                out.write(block)
+        declared = response.headers.get("Content-Length")
+    came = part.stat().st_size - (done if resumed else 0)
+    if declared is not None and came != int(declared):
+        raise DataError(
+            f"{url}: {came} of {declared} bytes came. Run the same command again to continue."
+        )
 
 
 def _verify(archive: Archive, held: Path, path: Path, say: Callable[[str], None]) -> None:

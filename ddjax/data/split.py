@@ -7,7 +7,7 @@ for. Both give the same bytes. The threads are Python's: decoders and ``pread`` 
 import functools
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -76,25 +76,83 @@ class Split:
         return found.hexdigest()
 
 
+class Complaints:
+    """What is wrong with the images of several splits, so that one error can list all of it."""
+
+    def __init__(self):
+        self.looked_at: Counter[str] = Counter()  # images by source
+        self.bad: dict[str, list[str]] = defaultdict(list)  # "name (reason)" by source
+        self.odd: dict[str, list[tuple[str, str]]] = defaultdict(list)  # (name, size) by source
+        self.size = ""
+
+    def add(
+        self,
+        source: Source,
+        rows: np.ndarray,
+        want: Want,
+        size: tuple[int, int],
+        bad: dict[int, str],
+        odd: dict[int, tuple[int, int]],
+    ) -> None:
+        """Note the positions in ``rows`` that are unreadable (reason) or of another size."""
+        where = source.where
+        self.looked_at[where] += len(rows)
+        self.bad[where] += [f"{source.name(int(rows[j]))} ({bad[j]})" for j in sorted(bad)]
+        self.odd[where] += [(source.name(int(rows[j])), _sides(odd[j])) for j in sorted(odd)]
+        self.size = self.size or _sides(size) + (" (data.size)" if want.size else "")
+
+    def settle(self) -> None:
+        """Raise one `DataError` that lists everything noted, or return."""
+        said = []
+        for where, total in self.looked_at.items():
+            if bad := self.bad[where]:
+                said.append(
+                    f"{where}: {len(bad)} of {total} images cannot be decoded: "
+                    f"{listing(sorted(bad))}. Remove or replace them."
+                )
+            if odd := self.odd[where]:
+                counts = Counter(size for _, size in odd).most_common(5)
+                sizes = ", ".join(f"{size} ({n})" for size, n in counts)
+                names = listing(sorted(name for name, _ in odd))
+                said.append(
+                    f"{where}: {len(odd)} of {total} images are not {self.size} but {sizes}: "
+                    f"{names}. Give a rule: --data.resize squash "
+                    "or crop, with --data.size."
+                )
+        if said:
+            raise DataError("\n".join(said))
+
+
+def _sides(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
 def expected_shape(source: Source, rows: np.ndarray, want: Want) -> tuple[int, int, int]:
     """Shape by the first image that can be read (RGB assumed where channels are left open)."""
     if want.size and want.channels:
         return want.size[0], want.size[1], want.channels
-    for row in rows:
+    height, width = want.size or (1, 1)  # where nothing can be read, `load` says so of each
+    for row in rows if want.size is None else ():
         try:
-            image = _native(source, int(row))
+            height, width = _native(source, int(row)).shape[:2]
+            break
         except Undecodable:
             continue  # `load` reports every such image, with its name
-        height, width = want.size or image.shape[:2]
-        return height, width, want.channels or 3
-    raise _unreadable(source, rows, each(lambda j: _native(source, int(rows[j])), len(rows)))
+    return height, width, want.channels or 3
 
 
-def load(source: Source, rows: np.ndarray, want: Want, *, workers: int = WORKERS) -> np.ndarray:
+def load(
+    source: Source,
+    rows: np.ndarray,
+    want: Want,
+    *,
+    workers: int = WORKERS,
+    complaints: Complaints | None = None,
+) -> np.ndarray:
     """Images uint8 ``[n, H, W, D]`` of ``rows``, decoded by threads straight into place.
 
-    Channels left open become 1 if every image is grey, else 3. Errors, each with names and counts:
-    images that cannot be decoded; sizes that differ where no resize rule is given.
+    Channels left open become 1 if every image is grey, else 3. What cannot be decoded, or differs
+    in size where no resize rule is given, goes into ``complaints``, or is raised without one.
     """
     if source.pixels is not None and _as_stored(source.pixels, want):
         whole = len(rows) == len(source) and bool((rows == np.arange(len(rows))).all())
@@ -113,14 +171,20 @@ def load(source: Source, rows: np.ndarray, want: Want, *, workers: int = WORKERS
         else:
             odd[j] = image.shape[:2]
 
-    _report(source, rows, each(one, len(rows), workers=workers), odd, (height, width), want)
+    bad = each(one, len(rows), workers=workers)
+    found = complaints or Complaints()
+    found.add(source, rows, want, (height, width), bad, odd)
+    if complaints is None:
+        found.settle()
     if want.channels is None and grey.all():
         return np.ascontiguousarray(out[..., :1])
     return out
 
 
-def probe(source: Source, rows: np.ndarray, want: Want) -> tuple[int, int, int]:
-    """The shape of every image of ``rows`` by their headers; the same errors as `load`."""
+def probe(
+    source: Source, rows: np.ndarray, want: Want, *, complaints: Complaints
+) -> tuple[int, int, int]:
+    """The shape of every image of ``rows`` by their headers; complains as `load` does."""
     if want.size and want.channels and want.resize != "none":
         return (*want.size, want.channels)
     shapes = np.zeros((len(rows), 3), np.int64)
@@ -136,7 +200,7 @@ def probe(source: Source, rows: np.ndarray, want: Want) -> tuple[int, int, int]:
     if want.resize == "none":
         wrong = np.flatnonzero((shapes[:, :2] != np.array(size)[None]).any(axis=1))
         odd = {int(j): (int(shapes[j, 0]), int(shapes[j, 1])) for j in wrong if j not in bad}
-    _report(source, rows, bad, odd, size, want)
+    complaints.add(source, rows, want, size, bad, odd)
     return (*size, want.channels or (1 if (shapes[:, 2] == 1).all() else 3))
 
 
@@ -179,34 +243,3 @@ def _as_stored(pixels: np.ndarray, want: Want) -> bool:
     height, width, channels = pixels.shape[1:]
     fits = want.size is None or want.size == (height, width)
     return fits and (want.channels or channels) == channels and channels != 4
-
-
-def _report(
-    source: Source,
-    rows: np.ndarray,
-    bad: dict[int, str],
-    odd: dict[int, tuple[int, int]],
-    size: tuple[int, int],
-    want: Want,
-) -> None:
-    """Raise what is wrong with the images, or return."""
-    if bad:
-        raise _unreadable(source, rows, bad)
-    if not odd:
-        return
-    counts = Counter(odd.values()).most_common(5)
-    sizes = ", ".join(f"{h}x{w} ({n})" for (h, w), n in counts)
-    names = listing([source.name(int(rows[j])) for j in sorted(odd)])
-    expected = f"{size[0]}x{size[1]}" + (" (data.size)" if want.size else " (the first image)")
-    raise DataError(
-        f"{source.where}: {len(odd)} of {len(rows)} images are not {expected} but {sizes}: "
-        f"{names}. Give a rule, --data.resize squash or --data.resize crop, with --data.size."
-    )
-
-
-def _unreadable(source: Source, rows: np.ndarray, bad: dict[int, str]) -> DataError:
-    names = listing([f"{source.name(int(rows[j]))} ({reason})" for j, reason in bad.items()])
-    return DataError(
-        f"{source.where}: {len(bad)} of {len(rows)} images cannot be decoded: {names}. "
-        "Remove or replace them."
-    )

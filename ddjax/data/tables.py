@@ -30,8 +30,8 @@ def parquet(path: Path, where: str) -> Parts:
         raise DataError(f"{where}: no .parquet file in it.")
     grouped: dict[str, list[Path]] = {}
     for file in files:
-        lead = re.split(r"[-_.]", file.stem)[0].lower()
-        part = PARTS.get(lead) or PARTS.get(file.parent.name.lower(), "") if path.is_dir() else ""
+        words = [*re.split(r"[-_.]", file.stem.lower()), file.parent.name.lower()]
+        part = next((PARTS[word] for word in words if word in PARTS), "") if path.is_dir() else ""
         grouped.setdefault(part, []).append(file)
     return {part: _read_parquet(pyarrow.parquet, group, where) for part, group in grouped.items()}
 
