@@ -12,8 +12,6 @@ from flax import nnx
 
 from ddjax.models.layers import Forward, LayerNorm, Layers, parameter
 
-DEPTH = 12
-
 
 class Attention(nnx.Module):
     """Multi-head self-attention, softmax in float32."""
@@ -49,7 +47,7 @@ class TransformerBlock(nnx.Module):
 
 
 class ViT(nnx.Module):
-    """Patches, class token, twelve blocks, final normalisation; ``features`` is the class token."""
+    """Patches, class token, blocks, final normalisation; ``features`` is the class token."""
 
     def __init__(
         self,
@@ -59,6 +57,7 @@ class ViT(nnx.Module):
         *,
         width: int,
         heads: int,
+        depth: int = 12,
     ):
         height, breadth, channels = image_shape
         self.patch = patch_size(height, breadth)
@@ -66,8 +65,9 @@ class ViT(nnx.Module):
         self.embed = layers.linear(self.patch**2 * channels, width, scheme="torch")
         self.token = parameter((1, 1, width), ("normal", 1e-6))
         self.position = parameter((1, tokens + 1, width), ("normal", 0.02))
-        for index in range(DEPTH):
-            setattr(self, f"block{index:02d}", TransformerBlock(layers, width, heads))
+        self.names = tuple(f"block{index:02d}" for index in range(depth))
+        for name in self.names:
+            setattr(self, name, TransformerBlock(layers, width, heads))
         self.norm = LayerNorm(width)
         self.head = layers.linear(width, classes)
 
@@ -76,8 +76,8 @@ class ViT(nnx.Module):
         token = self.token[...].astype(x.dtype)
         token = jnp.broadcast_to(token, (x.shape[0], 1, token.shape[2]))
         x = jnp.concatenate([token, patches], axis=1) + self.position[...].astype(x.dtype)
-        for index in range(DEPTH):
-            x = getattr(self, f"block{index:02d}")(x, run)
+        for name in self.names:
+            x = getattr(self, name)(x, run)
         features = self.norm(x, run)[:, 0]
         return self.head(features), features
 
