@@ -1,0 +1,283 @@
+"""From the files of a run to ``report.json`` and one self-contained page, ``report.html``.
+
+Reads RUN/config.json, and what is there of synset/, labels/manifest.json, teachers/*.json,
+results.jsonl, records.jsonl, cost.json, and the two files that ``keep`` wrote while the data was
+at hand: samples.safetensors (``images`` uint8 ``[M, H, W, D]``, ``labels`` int32 ``[M]``: real
+images to show beside the synthetic ones) and citations.bib. Equal files give equal bytes.
+
+The page asks nothing of a network and runs no script. The only file that draws.
+"""
+
+import base64
+import dataclasses
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ddjax
+from ddjax import cite
+from ddjax.files import atomic_write, to_json
+from ddjax.log import duration
+from ddjax.tally import (
+    BASELINES,
+    CITATIONS,
+    SAMPLES,
+    Files,
+    method_name,
+    percent,
+    read,
+    rows,
+    size,
+    stored_label_bytes,
+    summary,
+    table,
+)
+
+__all__ = ["keep", "table", "write"]
+
+STAGES = ("teachers", "distill", "label", "evaluate")
+CLASSES, SIDE, POINTS, PANELS = 20, 72, 400, 6  # most classes, pixels, points, panels shown
+CELL = 60  # CSS pixels of an image on the page; five fit beside five
+
+
+def keep(
+    run_folder: Path | str, split: Any, references: Iterable[str], *, per_class: int = 10
+) -> None:
+    """Write what only a run can know: some real images and the citations of its pieces.
+
+    ``split``: the real training images (``.labels [n]``, ``.gather(indices)``); the first
+    ``per_class`` images of each of the first classes are kept. ``references``: BibTeX texts.
+    """
+    from safetensors.numpy import save
+
+    folder, labels = Path(run_folder), np.asarray(split.labels)
+    first = [np.flatnonzero(labels == c)[:per_class] for c in np.unique(labels)[:CLASSES]]
+    index = np.concatenate(first)
+    images = np.ascontiguousarray(split.gather(index), dtype=np.uint8)
+    atomic_write(folder / SAMPLES, save({"images": images, "labels": labels[index].astype("i4")}))
+    atomic_write(folder / CITATIONS, cite.bibtex(references))
+
+
+def png(image: np.ndarray) -> str:
+    """A data URI of an image uint8 ``[H, W, D]``, at most ``SIDE`` pixels high and wide."""
+    from PIL import Image
+
+    made = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    if max(made.size) > SIDE:
+        made.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    made.save(stream, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def gallery(files: Files, per_class: int) -> list[dict[str, Any]]:
+    """For each of the first classes: its name, its synthetic images and some real ones."""
+    if files.made is None:
+        return []
+    images, labels = files.made.arrays()
+    pixels = np.clip(np.round(255 * images), 0, 255).astype(np.uint8)
+    real = files.samples or {"images": pixels[:0], "labels": labels[:0]}
+    beside = min(per_class, max(5, int(np.bincount(labels).max())))
+    return [
+        {
+            "name": name,
+            "synthetic": [png(image) for image in pixels[labels == c][:per_class]],
+            "real": [png(image) for image in real["images"][real["labels"] == c][:beside]],
+        }
+        for c, name in enumerate(files.made.class_names[:CLASSES])
+    ]
+
+
+def curves(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One SVG for each recorded value of each stage with two points or more."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for record in records:
+        for name, value in record["values"].items():
+            if isinstance(value, int | float):
+                points = found.setdefault((record["stage"], name), {})
+                points.pop(record["step"], None)
+                points[record["step"]] = value
+    panels = []
+    for stage in dict.fromkeys(stage for stage, _ in found):
+        names = [name for at, name in found if at == stage and len(found[at, name]) > 1]
+        for name in names[:PANELS]:
+            points = sorted(found[stage, name].items())
+            points = points[:: -(-len(points) // POINTS)] + points[-1:]
+            panels.append({"stage": stage, "name": name, "svg": line_svg(points)})
+    return panels
+
+
+def line_svg(points: Sequence[tuple[int, float]]) -> str:
+    """A small line plot; the same points give the same text, which takes the page's typeface."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style: Any = {
+        "svg.hashsalt": "ddjax", "svg.fonttype": "none", "font.size": 8, "axes.linewidth": 0.6,
+        "axes.edgecolor": "#9a9ea6", "xtick.color": "#5f646d", "ytick.color": "#5f646d",
+        "axes.spines.top": False, "axes.spines.right": False, "path.simplify": False,
+    }  # fmt: skip
+    with mpl.rc_context(style):
+        figure = Figure(figsize=(3.0, 1.7), layout="constrained")
+        axes = figure.add_subplot()
+        axes.plot(*zip(*points, strict=True), color="#0f6b62", linewidth=1.3)
+        axes.locator_params(nbins=4)
+        axes.grid(axis="y", color="#e7e5e0", linewidth=0.6)
+        axes.set_axisbelow(True)
+        figure.patch.set_alpha(0)
+        axes.patch.set_alpha(0)
+        stream = io.StringIO()
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        FigureCanvasSVG(figure).print_svg(stream, metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    for pattern in (
+        r"<defs>\s*<style.*?</style>\s*</defs>",  # it would style the whole page
+        r"font-family: [^;]*; ?",
+        r'(?<=<g) id="[^"]*"',
+        r' (?:width|height)="[^"]*pt"',
+    ):
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    return text
+
+
+def shown_rows(files: Files) -> list[dict[str, Any]]:
+    """The rows as the page shows them: names, notes, and places on a track of 0 to 100 %."""
+    found = []
+    for row in rows(files):
+        own, std = row["name"] not in BASELINES, row["accuracy_std"] or 0.0
+        low, high = (float(np.clip(row["accuracy_mean"] + d, 0, 1)) for d in (-std, std))
+        budget = row["budget"] or {}
+        found.append(row | {
+            "own": own,
+            "title": title(files) if own else BASELINES[row["name"]],
+            "note": ", ".join(spend(n, budget[n]) for n in sorted(budget, key=_spending)),
+            "percent": percent(row["accuracy_mean"], row["accuracy_std"]),
+            "at": round(100 * row["accuracy_mean"], 2),
+            "low": round(100 * low, 2),
+            "width": round(100 * (high - low), 2),
+        })  # fmt: skip
+    return found
+
+
+def _spending(name: str) -> tuple[int, str]:
+    first = ("epochs", "steps", "images", "seconds")
+    return (first.index(name) if name in first else len(first), name)
+
+
+def spend(name: str, value: Any) -> str:
+    """One entry of a budget: ``20 epochs``, ``34 s``, ``lr 0.05``."""
+    if name == "seconds":
+        return duration(float(value))
+    if name == "features":
+        return {"full_data": "on full-data features"}.get(value, f"on {value}")
+    return f"{value:,} {name}" if name in ("epochs", "steps", "images") else f"{name} {value}"
+
+
+def title(files: Files) -> str:
+    """The method's name as people write it."""
+    name = method_name(files)
+    return {"sre2l": "SRe2L"}.get(name, name.capitalize())
+
+
+def tiles(files: Files, found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The numbers to read first: the set, the plainest baseline, all data, what is stored."""
+    made = []
+    first = next((row for row in found if row["own"]), None)
+    if first:
+        for name, label in (("", title(files)), ("random_hard", "Random real images"),
+                            ("full_data", "All training images")):  # fmt: skip
+            row = first if not name else next(
+                (r for r in found if r["name"] == name and r["arch"] == first["arch"]), None
+            )  # fmt: skip
+            if row:
+                mean, std = row["percent"].split(" ± ")
+                made.append({
+                    "label": label, "value": mean,
+                    "unit": "%" if row["accuracy_std"] is None else f"± {std} %",
+                    "note": f"{row['label_source']} labels, {row['seeds']} "
+                            f"{'seed' if row['seeds'] == 1 else 'seeds'}",
+                })  # fmt: skip
+    if files.made:
+        stored = stored_label_bytes(files) or 0
+        value, unit = size(files.made.images.nbytes + stored).split()
+        note = f"{size(files.made.images.nbytes)} images, {size(stored)} labels"
+        made.append({"label": "Stored", "value": value, "unit": unit, "note": note})
+    return made
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """A configuration as dotted names and values."""
+    if isinstance(value, dict) and value:
+        return [pair for k, v in value.items() for pair in flat(v, f"{name}.{k}" if name else k)]
+    if isinstance(value, list | tuple):
+        value = " ".join(str(item) for item in value)
+    return [(name, {None: "–", True: "yes", False: "no"}.get(value, str(value)))]
+
+
+def protocol_facts(name: str | None) -> list[tuple[str, str]]:
+    """The fields of a protocol that ships with ddjax; nothing of one that does not."""
+    from ddjax.protocols import PROTOCOLS
+
+    fields = dataclasses.asdict(PROTOCOLS[name]) if name in PROTOCOLS else {}
+    return flat({field: value for field, value in fields.items() if value != ""})
+
+
+def page(files: Files) -> str:
+    """The whole of report.html."""
+    import jinja2
+    from markupsafe import Markup
+
+    found = shown_rows(files)
+    cost = files.cost or {}
+    wall = cost.get("wall_s", {})
+    dataset = (files.made.meta.get("dataset") or {}) if files.made else {}
+    facts = summary(files)
+    shown = gallery(files, files.config.get("report", {}).get("images_per_class", 10))
+    small = files.made is None or max(files.made.images.shape[1:3]) <= 48
+    most = min(5, max((len(item["synthetic"]) for item in shown), default=1))
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(
+        version=ddjax.__version__,
+        facts=facts,
+        title=title(files),
+        classes=len(files.made.class_names) if files.made else None,
+        images=len(files.made) if files.made else None,
+        source=files.made.meta.get("label_source") if files.made else None,
+        notes=dataset.get("notes") or [],
+        licence=files.made.manifest()["licence"] if files.made else None,
+        tiles=tiles(files, found),
+        rows=found,
+        archs=list(dict.fromkeys((row["protocol"], row["arch"]) for row in found)),
+        gallery=shown,
+        curves=[panel | {"svg": Markup(panel["svg"])} for panel in curves(files.records)],
+        pixelated=small,
+        cell=CELL,
+        strip=(CELL + 4) * most,
+        kinds=("synthetic", "real") if files.samples else ("synthetic",),
+        teachers=files.teachers,
+        wall=[(n, duration(wall[n])) for n in (*STAGES, *(wall.keys() - STAGES)) if n in wall],
+        total=duration(sum(wall.values())) if wall else None,
+        compile=duration(cost["compile_s"]) if cost else None,
+        peak=size(cost.get("peak_memory_bytes")),
+        bytes=[(name, size(count)) for name, count in facts["bytes"].items() if count],
+        protocol=protocol_facts(facts["protocol"]),
+        config=[pair for pair in flat(dict(files.config)) if pair[0] != "schema"],
+        bibtex=files.citations.strip(),
+    )
+
+
+def write(run_folder: Path | str) -> Path:
+    """Write RUN/report.json and RUN/report.html; returns the page's path."""
+    folder = Path(run_folder)
+    files = read(folder)
+    atomic_write(folder / "report.json", to_json(summary(files)))
+    return atomic_write(folder / "report.html", page(files))

@@ -1,0 +1,174 @@
+"""The numbers of a run, from its files: rows over seeds, report.json, the table at the end.
+
+    accuracy of a row = mean over seeds ± sample standard deviation (n - 1); none for one seed
+
+Accuracies are fractions in files and percent where people read.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddjax.files import read_json, read_lines
+from ddjax.synset import DistilledSet
+
+SCHEMA = 1
+SAMPLES, CITATIONS = "samples.safetensors", "citations.bib"
+BASELINES = {
+    "random_hard": "Random real images",
+    "random_soft": "Random real images",
+    "random_early_soft": "Random real images",
+    "kmeans": "k-means images",
+    "herding": "Herding images",
+    "kcenter": "k-center images",
+    "forgetting": "Forgetting images",
+    "base_labels": "The set, relabelled",
+    "full_data": "All training images",
+}
+
+
+class Files(NamedTuple):
+    """The content of a run's folder; None or empty where a stage has not run."""
+
+    config: Mapping[str, Any]
+    made: DistilledSet | None
+    labels: Mapping[str, Any] | None
+    teachers: Sequence[Mapping[str, Any]]
+    results: Sequence[Mapping[str, Any]]
+    records: Sequence[Mapping[str, Any]]
+    cost: Mapping[str, Any] | None
+    samples: Mapping[str, np.ndarray]
+    citations: str
+
+
+def read(run_folder: Path | str) -> Files:
+    """The files of a run; ``DataError`` when there is no config.json or a file is broken."""
+    from safetensors.numpy import load_file
+
+    folder = Path(run_folder)
+
+    def optional(path: Path) -> Any:
+        return read_json(path) if path.exists() else None
+
+    citations, samples = folder / CITATIONS, folder / SAMPLES
+    return Files(
+        config=read_json(folder / "config.json"),
+        made=DistilledSet.load(folder / "synset") if (folder / "synset").exists() else None,
+        labels=optional(folder / "labels" / "manifest.json"),
+        teachers=[read_json(path) for path in sorted((folder / "teachers").glob("*.json"))],
+        results=read_lines(folder / "results.jsonl"),
+        records=read_lines(folder / "records.jsonl"),
+        cost=optional(folder / "cost.json"),
+        samples=load_file(samples) if samples.exists() else {},
+        citations=citations.read_text(encoding="utf-8") if citations.exists() else "",
+    )
+
+
+def rows(files: Files) -> list[dict[str, Any]]:
+    """One row for each set x architecture x label source x protocol, over its seeds.
+
+    The run's own set first, then baselines in the order of ``BASELINES``; architectures in the
+    order of the configuration. A seed that occurs twice counts once, by its last line.
+    """
+    groups: dict[tuple[str, ...], dict[int, Mapping[str, Any]]] = {}
+    for line in files.results:
+        cell = tuple(line[name] for name in ("name", "arch", "label_source", "protocol"))
+        groups.setdefault(cell, {})[line["seed"]] = line
+    found = []
+    for (name, arch, source, protocol), lines in groups.items():
+        values = np.array([line["accuracy"] for line in lines.values()], np.float64)
+        several = len(values) > 1
+        found.append({
+            "name": name, "arch": arch, "label_source": source, "protocol": protocol,
+            "budget": next(iter(lines.values())).get("budget"),
+            "accuracy_mean": float(values.mean()),
+            "accuracy_std": float(values.std(ddof=1)) if several else None,
+            "seeds": len(values),
+        })  # fmt: skip
+    evaluated = files.config.get("evaluate", {})
+    wanted = [evaluated.get("protocol"), *evaluated.get("archs", ()), *BASELINES]
+    own = files.made.meta.get("label_source") if files.made else None
+
+    def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+        position = [wanted.index(n) if n in wanted else -1 for n in (row["arch"], row["name"])]
+        return row["protocol"] != wanted[0], *position, row["label_source"] != own
+
+    return sorted(found, key=place)
+
+
+def summary(files: Files) -> dict[str, Any]:
+    """The content of report.json: rows of the run's protocol only."""
+    config, made = files.config, files.made
+    dataset = (made.meta.get("dataset") or {}) if made else {}
+    protocol = config.get("evaluate", {}).get("protocol")
+    chosen = [row for row in rows(files) if row["protocol"] == protocol]
+    common = ("arch", "label_source", "accuracy_mean", "accuracy_std", "seeds")
+    cost = files.cost or {}
+    return {
+        "schema": SCHEMA,
+        "dataset": dataset.get("card") or str(config["data"]["train"]),
+        "method": method_name(files),
+        "ipc": config["method"]["ipc"],
+        "protocol": protocol,
+        "results": [{k: r[k] for k in common} for r in chosen if r["name"] not in BASELINES],
+        "baselines": [
+            {k: r[k] for k in ("name", "budget", *common)} for r in chosen if r["name"] in BASELINES
+        ],
+        "scores": None,
+        "cost": {
+            "wall_s": cost.get("wall_s", {}),
+            "peak_memory_bytes": cost.get("peak_memory_bytes"),
+            "compile_s": cost.get("compile_s"),
+        },
+        "bytes": {
+            "images": made.images.nbytes if made else None,
+            "labels": stored_label_bytes(files),
+            "projector": 0,
+            "backbone_if_shipped": 0,
+        },
+    }
+
+
+def stored_label_bytes(files: Files) -> int | None:
+    """Bytes of the labels that go with the images: the stored soft ones, else the class indices."""
+    if files.labels is not None:
+        return int(files.labels["bytes"])
+    return files.made.labels.nbytes if files.made else None
+
+
+def method_name(files: Files) -> str:
+    """``teddy``; of a user's class, ``path.py:Name``, the name in lower case."""
+    return str(files.config["method"]["class"]).rsplit(":", 1)[-1].lower()
+
+
+def percent(mean: float, std: float | None) -> str:
+    """``51.0 ± 1.2``; an en dash where there is one seed."""
+    return f"{100 * mean:.1f} ± " + ("–" if std is None else f"{100 * std:.1f}")
+
+
+def table(run_folder: Path | str) -> list[dict[str, str]]:
+    """The rows that a run ends with, for ``Log.table``."""
+    found = rows(read(run_folder))
+    several = len({row["protocol"] for row in found}) > 1
+    return [
+        {
+            "set": row["name"], "labels": row["label_source"], "network": row["arch"],
+            **({"protocol": row["protocol"]} if several else {}),
+            "accuracy %": percent(row["accuracy_mean"], row["accuracy_std"]),
+            "seeds": str(row["seeds"]),
+        }
+        for row in found
+    ]  # fmt: skip
+
+
+def size(count: float | None) -> str:
+    """``640 bytes``, ``1.2 kB``, ``3.4 GB`` (powers of 1000)."""
+    if count is None:
+        return "–"
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
