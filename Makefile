@@ -6,7 +6,7 @@ SECOND ?= $(shell for p in python3.12 $(HOME)/.pyenv/versions/3.12*/bin/python3.
     $$p -c "" 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 SECOND_VENV ?= $(VENV)-second
-TEST ?= -n auto --maxprocesses=4 --dist=loadfile --durations=10
+TEST ?= -n logical --maxprocesses=4 --dist=loadfile --durations=10
 DEMO ?=
 SMOKE ?= tests/config_test.py tests/cli_test.py tests/kernels tests/keys_test.py
 
