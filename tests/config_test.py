@@ -338,7 +338,7 @@ def test_a_users_method_can_be_named_on_the_command_line(user_file):
     assert run.method.mode == "b"
     assert run.method.steps == 3
     assert "Did you mean 'Mine'?" in refusal("--method", "mine.py:Mina")
-    assert "class in mine.py = 'Files' is not known; allowed: Method, Mine" in refusal(
+    assert "class in mine.py = 'Files' is not known; allowed: Mine." in refusal(
         "--method", "mine.py:Files"
     )
     assert "there is no file 'other.py'" in refusal("--method", "other.py:Mine")

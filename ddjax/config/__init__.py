@@ -21,6 +21,7 @@ from ddjax.config.document import (
     hash,
     listed,
     load_file,
+    read_bytes,
     to_json,
     unreadable,
 )
@@ -99,7 +100,7 @@ class Judge:
 
     set: str = ""
     """Folder of the set: a run, its synset folder, or an exported set with a manifest."""
-    out: str | None = None
+    workdir: str | None = None
     """Folder for results.jsonl and the report. None: the run that the set lies in."""
     seed: int = 0
     """All randomness is a function of this, a name and a step."""
@@ -149,7 +150,7 @@ def read_config(path: str) -> Run:
             raise ConfigError(f"{file}: {error}") from error
     if file.suffix != ".py":
         raise ConfigError(f"--config {path}: allowed: a .py file or a run's config.json.")
-    get_config = vars(load_file(file)).get("get_config")
+    get_config = vars(load_file(file, read_bytes(file))).get("get_config")
     if not callable(get_config):
         raise ConfigError(f"{file}: needs a function get_config() -> Run; see configs/digits.py.")
     try:
@@ -176,11 +177,10 @@ def load(argv: Sequence[str], *, prog: str = "python -m ddjax.launch") -> tuple[
         run = read_config(launch.config) if launch.config else run
         if launch.method:
             run = dataclasses.replace(run, method=_method(launch.method, run))
-    except (
-        ConfigError
-    ) as error:  # told with the rest; flags of a class that is not there are not judged
+    except ConfigError as error:  # told with the rest; flags of a class that is not there are left
         problems.append(str(error))
-        flags = [f for f in flags if not f.name.startswith(("method.", "data.t"))]
+        theirs = ("method.", "data.train.", "data.test.")
+        flags = [flag for flag in flags if not flag.name.startswith(theirs)]
     wanted = [flag for flag in flags if flag.name != "help"]
     run = apply(run, wanted, problems, sorted(own))
     run = _settled(run, Run.filled, problems)

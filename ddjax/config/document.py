@@ -9,7 +9,7 @@ is left out: it does not change a result.
 
 import dataclasses
 import hashlib
-import importlib.util
+import importlib.abc
 import inspect
 import json
 import os
@@ -32,27 +32,42 @@ IN_MEMORY = "(arrays in memory)"
 _loaded: dict[tuple[str, str], ModuleType] = {}  # (path, sha256) -> the user's file, run once
 
 
-def load_file(path: Path) -> ModuleType:
+class _Source(importlib.abc.SourceLoader):
+    """Runs exactly the bytes that were hashed, and leaves no compiled copy beside the file."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self.path, self.content = path, content
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self.path)
+
+    def get_data(self, path: Any) -> bytes:
+        return self.content
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a user's file; ConfigError, with the nearest name, where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(unreadable(path, error)) from error
+
+
+def load_file(path: Path, content: bytes) -> ModuleType:
     """Run a user's Python file as a module of its own, once per content.
 
     Raises ConfigError with the line at fault when the file cannot be run.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(unreadable(path, error)) from error
-    sha = hashlib.sha256(content).hexdigest()
-    at = (str(path.resolve()), sha)
+    at = (str(path.resolve()), hashlib.sha256(content).hexdigest())
     if at in _loaded:
         return _loaded[at]
-    name = f"ddjax_user_{path.stem}_{hashlib.sha256(at[0].encode() + content).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path}: is not a Python file; allowed: a .py file.")
-    module = importlib.util.module_from_spec(spec)
+    name = f"ddjax_user_{path.stem}_{hashlib.sha256('|'.join(at).encode()).hexdigest()[:12]}"
+    loader = _Source(path, content)
+    module = ModuleType(name)
+    module.__file__, module.__loader__ = str(path), loader
     sys.modules[name] = module  # dataclasses resolve their annotations there
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ConfigError(f"{path}: {blame(error, path)}") from error
@@ -123,21 +138,23 @@ def find_class(name: str, sha: str | None = None, where: str = "method") -> type
             f"{where} = {name!r}: there is no file {path!r} below {os.getcwd()!r}; start from the "
             f"folder that the run was started from, or correct the path."
         )
-    module = load_file(Path(path))
-    found = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    content = read_bytes(Path(path))
+    found = hashlib.sha256(content).hexdigest()
     if sha is not None and found != sha:
         raise ConfigError(
             f"{where} = {name!r}: the file has changed since the run was stored (sha256 "
             f"{found[:12]}… now, {sha[:12]}… then); restore it, or give --config {path} instead."
         )
-    classes = {n: v for n, v in vars(module).items() if isinstance(v, type)}
-    kind = Method if "method" in where else object
-    fitting = {
-        n: v for n, v in classes.items() if dataclasses.is_dataclass(v) and issubclass(v, kind)
+    kind, ours = (Method if "method" in where else object), {Method, *METHODS.values()}
+    classes = {
+        n: v
+        for n, v in vars(load_file(Path(path), content)).items()
+        if isinstance(v, type) and dataclasses.is_dataclass(v) and issubclass(v, kind)
     }
-    if attribute not in fitting:
-        raise ConfigError(choice(f"{where}: class in {path}", attribute, fitting or ["(none)"]))
-    return fitting[attribute]
+    if attribute not in classes:
+        shown = [n for n, v in classes.items() if v not in ours]
+        raise ConfigError(choice(f"{where}: class in {path}", attribute, shown or ["(none)"]))
+    return classes[attribute]
 
 
 def fields(cls: Any) -> dict[str, Any]:
@@ -160,19 +177,18 @@ def encode(value: Any, at: tuple[str, ...] = ()) -> Any:
         return value.as_posix()
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, _array_type()):  # known again by its hash, not restored
-        sha = hashlib.sha256(value.tobytes()).hexdigest()
-        return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": sha}
+    if type(value).__module__ == "numpy" and hasattr(value, "shape"):
+        return _array(value)
     raise ConfigError(
         f"{'.'.join(at)} = {value!r} cannot be stored; allowed: numbers, texts, None, tuples and "
         f"dataclasses of them. Give what the object is made from instead of the object."
     )
 
 
-def _array_type() -> Any:
-    import numpy as np
-
-    return np.ndarray
+def _array(value: Any) -> dict[str, Any]:
+    """An array in memory is known again by its hash; it is not restored."""
+    sha = hashlib.sha256(value.tobytes()).hexdigest()
+    return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": sha}
 
 
 def to_json(run: Run) -> dict[str, Any]:
