@@ -30,7 +30,7 @@ def _launch(argv: Sequence[str]) -> int:
 
 
 def _evaluate(argv: Sequence[str]) -> int:
-    from ddjax.evaluate import main
+    from ddjax.judge import main
 
     return main(argv)
 

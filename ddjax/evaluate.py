@@ -27,6 +27,7 @@ from ddjax.files import (
     to_json,
 )
 from ddjax.keys import key
+from ddjax.log import duration
 from ddjax.mesh import Spread
 from ddjax.protocols import Protocol
 from ddjax.types import Net, Tree
@@ -170,16 +171,21 @@ def announce(group: Students, rows: list[Row], seeds: int, results: Path, log) -
     if not left:
         return
     steps, grid = group.protocol.steps(len(rows[0].images)), len(group.protocol.rates)
-    row = left[0]
-    table, taken = np.zeros((group.plan.count, group.plan.batch, group.net.classes), np.float16), 0.0
-    for _ in range(2):  # the first run compiles
+    table = np.zeros((group.plan.count, group.plan.batch, group.net.classes), np.float16)
+
+    def seconds(steps: int) -> float:
         began = time.monotonic()
-        train_students(group, row, table, [1e-3] * seeds, list(range(seeds)), 3, stage="evaluate (timing)")
-        taken = time.monotonic() - began
-    total = len(left) * steps * (seeds + grid) * taken / (3 * seeds)
+        train_students(group, left[0], table, [1e-3] * seeds, list(range(seeds)), steps, stage="evaluate (timing)")
+        return time.monotonic() - began
+
+    seconds(1)  # compiles
+    short = seconds(1)
+    long = 40 if short < 1.0 else 3
+    each = max(seconds(long) - short, 0.0) / (long - 1)
+    total = len(left) * steps * (seeds + grid) / seeds * each
     log.say(
         f"evaluate: {len(left)} rows x ({grid} rates + {seeds} seeds) x {steps} steps on {group.net.name}, "
-        f"about {total:.0f} s."
+        f"about {duration(total)}."
     )
 
 

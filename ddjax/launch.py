@@ -6,15 +6,12 @@ Every arrow is a file. A stage whose inputs' hash is unchanged is skipped, so re
 mechanism. Everything that can be refused is refused before a device is touched.
 """
 
-import os
-import platform
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 
 from ddjax import (
@@ -23,7 +20,7 @@ from ddjax import (
     distill,
     estimate,
     evaluate,
-    models,
+    judge,
     relabel,
     report,
     rundir,
@@ -32,39 +29,12 @@ from ddjax import (
 )
 from ddjax.__main__ import exit_code
 from ddjax.checkpoint import Checkpoint
-from ddjax.cost import Cost
-from ddjax.data import Dataset, open_data
-from ddjax.errors import ConfigError, Interrupted, out_of_range
+from ddjax.data import open_data
+from ddjax.errors import Interrupted
 from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
-from ddjax.kernels.pool import default_how
-from ddjax.log import Log
-from ddjax.mesh import Spread
+from ddjax.judge import Job
 from ddjax.methods import Context, name_of
-from ddjax.protocols import protocol
-from ddjax.rundir import RunDir
 from ddjax.synset import DistilledSet
-from ddjax.types import Net
-
-
-class Job(NamedTuple):
-    """What every stage of a run shares."""
-
-    run: config.Run
-    folder: RunDir
-    data: Dataset
-    log: Log
-    cost: Cost
-    over: Spread
-    cache: Path
-
-    def net(self, arch: str) -> Net:
-        """A network for this run's images."""
-        compute = self.run.compute
-        return models.build(
-            arch, image_shape=self.data.train.shape, classes=len(self.data.class_names), conv=compute.conv,
-            dtype=compute.precision,
-        )  # fmt: skip
-
 
 # ------------------------------------------------------------------------------------------ stages
 
@@ -138,17 +108,9 @@ def source(job: Job, store: teachers.Store, name: str, labels: np.ndarray) -> re
     return relabel.Pool(store.net, store.of(name), job.over, name)
 
 
-def view_plan(job: Job, images: int) -> relabel.Plan:
-    """The views that students of a set of this size will see."""
-    run, rule = job.run, protocol(job.run.evaluate.protocol)
-    return relabel.plan(
-        run.seed, images, rule.batch(images), rule.steps(images), job.data.card.augment, run.label.epochs
-    )
-
-
 def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/labels: a target for every view."""
-    plan = view_plan(job, len(made.labels))
+    plan = judge.view_plan(job, len(made.labels))
     name = source_name(job.run)
     origin = source(job, store, name, made.labels)
     with job.cost.stage("label"):
@@ -161,37 +123,14 @@ def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
 
 def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/results.jsonl: the set and the baselines, every architecture, all seeds."""
-    run, data = job.run, job.data
-    rule, over, wanted = protocol(run.evaluate.protocol), job.over, run.evaluate.baseline_names()
-    every, name = run.compute.checkpoint_every, source_name(run)
-    images = made.images
+    run, name = job.run, source_name(job.run)
     origin = source(job, store, name, made.labels)
+    own = evaluate.Row(
+        name_of(run.method), name, np.asarray(made.images), origin, relabel.load(job.folder.labels)
+    )
     soft = origin if origin.soft else source(job, store, "pool", made.labels)
-    plan = view_plan(job, len(made.labels))
-    table = relabel.load(job.folder.labels)
-    own = evaluate.Row(name_of(run.method), name, np.asarray(images), origin, table)
     with job.cost.stage("evaluate"):
-        for number, arch in enumerate(run.evaluate.archs):
-            net, trained = job.net(arch), None
-            if "full_data" in wanted:
-                trained = baselines.full_data(
-                    net, data, seed=run.seed, over=over, every=every, cache=job.cache, log=job.log
-                ) if number == 0 else None  # fmt: skip
-            if trained:
-                line = baselines.full_data_line(trained, net.name, rule.id, run.seed)
-                cell = {k: line[k] for k in ("name", "arch", "label_source", "protocol")}
-                evaluate.write_cell(job.folder.results, cell, [line])
-            rows = [own, *baselines.rows(
-                wanted, own, soft, source(job, store, "base", made.labels), trained, net, data,
-                ipc=run.method.ipc, seed=run.seed,
-            )]  # fmt: skip
-            group = evaluate.students(net, rule, plan, made.mean, made.std, over=over)
-            evaluate.announce(group, rows, run.evaluate.seeds, job.folder.results, job.log)
-            for row in rows:
-                evaluate.evaluate_row(
-                    group, row, data, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results,
-                    scratch=job.folder.scratch("evaluate"), every=every, log=job.log,
-                )  # fmt: skip
+        judge.judge(job, made, own, soft=soft, base=source(job, store, "base", made.labels))
 
 
 # ---------------------------------------------------------------------------------------- the whole
@@ -221,56 +160,16 @@ def pipeline(job: Job, only: tuple[str, ...]) -> None:
         atomic_write(folder.cost, to_json(job.cost.as_dict()))
 
 
-def check_ipc(ipc: int, data: Dataset) -> None:
-    """The baselines need the images: ipc may not exceed the smallest training class."""
-    counts = np.bincount(data.train.labels, minlength=len(data.class_names))
-    smallest = int(counts.argmin())
-    if ipc > counts[smallest]:
-        allowed = f"<= {counts[smallest]}, the training images of the smallest class {data.class_names[smallest]!r}"
-        raise ConfigError(out_of_range("method.ipc", ipc, allowed, int(counts[smallest])))
-
-
 def stop(number: int, frame: Any) -> None:
     """A signal ends the run in good order: exit code 3, to be resumed."""
     raise Interrupted(f"signal {signal.Signals(number).name}")
 
 
-def prepare(run: config.Run, folder: RunDir, data: Dataset) -> Job:
-    """Start the backend: compilation cache on, how to map networks decided, log and cost opened."""
-    cache = run.compute.cache_folder()
-    use_compilation_cache(cache)
-    how = default_how(jax.default_backend()) if run.compute.pool_how == "auto" else run.compute.pool_how
-    over = Spread(how, run.compute.mesh[0] if run.compute.mesh else jax.device_count())
-    log = Log(folder.folder)
-    cost = Cost(read_json(folder.cost) if folder.cost.exists() else None)
-    shape = "x".join(map(str, data.train.shape))
-    log.say(
-        f"{run.name}: {len(data.train)} train, {len(data.val)} validation, {len(data.test)} test images {shape}, "
-        f"{len(data.class_names)} classes; {jax.devices()[0].device_kind} x {jax.device_count()}, networks by {how}."
-    )
-    for note in data.notes:
-        log.say(f"data: {note}.")
-    return Job(run, folder, data, log, cost, over, cache)
-
-
-def use_compilation_cache(cache: Path) -> None:
-    """Keep compiled programs under ``cache/xla/<jax, cpu>``, small and quick ones too."""
-    made_on = content_hash([platform.machine(), platform.processor(), os.cpu_count(), cpu_model()])[:12]
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla" / f"{jax.__version__}-{made_on}"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def cpu_model() -> str:
-    """The processor's name and features: programs compiled for one may not run on another."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
-
-
 def finish(job: Job) -> None:
     """report.json, report.html, the table on the screen and where the page lies."""
     atomic_write(job.folder.cost, to_json(job.cost.as_dict()))
+    references = [job.run.method.REFERENCE, job.data.card.citation]
+    report.keep(job.folder.folder, job.data.train, references, per_class=job.run.report.images_per_class)
     page = report.write(job.folder.folder)
     job.log.table(report.table(job.folder.folder))
     job.log.say(f"report: {page}")
@@ -286,14 +185,14 @@ def start(run: config.Run, launch: config.Launch) -> int:
     written = config.to_json(run)
     claimed = rundir.claim(folder, written, resume=launch.resume, overwrite=launch.overwrite, only=launch.only)
     data = open_data(run.data, run.seed)
-    check_ipc(run.method.ipc, data)
+    judge.check_ipc(run.method.ipc, data)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     with locked(folder, wait=False):
         if launch.overwrite:
             rundir.empty(folder)
         atomic_write(claimed.config, to_json(written))
-        job = prepare(run, claimed, data)
+        job = judge.prepare(run, claimed, data)
         try:
             pipeline(job, launch.only)
         finally:

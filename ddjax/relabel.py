@@ -111,6 +111,20 @@ class Pool:
         return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((self.teachers.params, self.teachers.state)))
 
 
+class Stored:
+    """Soft labels that were computed before, for every view of a plan."""
+
+    soft = True
+    name = "stored"
+
+    def __init__(self, table: np.ndarray):
+        self.table = table
+
+    def nbytes(self) -> int:
+        """Bytes of the stored logits."""
+        return self.table.nbytes
+
+
 def pooled_logits(net: Net, over: Spread, params, state, images: jax.Array) -> jax.Array:
     """``(1/P) sum_j f_j(images)`` ``[B, C]`` in inference mode."""
     return over.mean(lambda p, s, x: net.apply(p, s, x, train=False).logits, 2)(params, state, images)

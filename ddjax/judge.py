@@ -1,0 +1,183 @@
+"""Judging a set beside its baselines: the last stage of a run, and ``ddjax evaluate SET`` for a set that is there.
+
+Rows (the set with its own labels, then each baseline) x architectures x seeds under one protocol; all rows of an
+architecture share its compiled programs.
+"""
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ddjax import baselines, config, evaluate, models, relabel, report
+from ddjax.cost import Cost
+from ddjax.data import Dataset, open_data
+from ddjax.errors import ConfigError, DataError, out_of_range
+from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
+from ddjax.kernels.pool import default_how
+from ddjax.log import Log
+from ddjax.mesh import Spread
+from ddjax.protocols import protocol
+from ddjax.rundir import RunDir
+from ddjax.synset import DistilledSet
+from ddjax.types import Net
+
+
+class Job(NamedTuple):
+    """What every stage of a run shares; ``run`` is a config.Run, or a config.Judge."""
+
+    run: Any
+    folder: RunDir
+    data: Dataset
+    log: Log
+    cost: Cost
+    over: Spread
+    cache: Path
+
+    def net(self, arch: str) -> Net:
+        """A network for this run's images."""
+        compute = self.run.compute
+        return models.build(
+            arch, image_shape=self.data.train.shape, classes=len(self.data.class_names), conv=compute.conv,
+            dtype=compute.precision,
+        )  # fmt: skip
+
+
+def prepare(run: Any, folder: RunDir, data: Dataset) -> Job:
+    """Start the backend: compilation cache on, how to map networks decided, log and cost opened."""
+    cache = run.compute.cache_folder()
+    use_compilation_cache(cache)
+    how = default_how(jax.default_backend()) if run.compute.pool_how == "auto" else run.compute.pool_how
+    over = Spread(how, run.compute.mesh[0] if run.compute.mesh else jax.device_count())
+    log = Log(folder.folder)
+    cost = Cost(read_json(folder.cost) if folder.cost.exists() else None)
+    shape = "x".join(map(str, data.train.shape))
+    log.say(
+        f"{folder.folder}: {len(data.train)} train, {len(data.val)} validation, {len(data.test)} test images {shape}, "
+        f"{len(data.class_names)} classes; {jax.devices()[0].device_kind} x {jax.device_count()}, networks by {how}."
+    )
+    for note in data.notes:
+        log.say(f"data: {note}.")
+    return Job(run, folder, data, log, cost, over, cache)
+
+
+def use_compilation_cache(cache: Path) -> None:
+    """Keep compiled programs under ``cache/xla/<jax, cpu>``, small and quick ones too."""
+    made_on = content_hash([platform.machine(), os.cpu_count(), cpu_model()])[:12]
+    jax.config.update("jax_compilation_cache_dir", str(cache / "xla" / f"{jax.__version__}-{made_on}"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def cpu_model() -> str:
+    """The processor's name and features: programs compiled for one may not run on another."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
+
+
+def check_ipc(ipc: int, data: Dataset) -> None:
+    """The baselines need the images: ipc may not exceed the smallest training class."""
+    counts = np.bincount(data.train.labels, minlength=len(data.class_names))
+    smallest = int(counts.argmin())
+    if ipc > counts[smallest]:
+        allowed = f"<= {counts[smallest]}, the training images of the smallest class {data.class_names[smallest]!r}"
+        raise ConfigError(out_of_range("method.ipc", ipc, allowed, int(counts[smallest])))
+
+
+def view_plan(job: Job, images: int) -> relabel.Plan:
+    """The views that students of a set of this size will see."""
+    run, rule = job.run, protocol(job.run.evaluate.protocol)
+    return relabel.plan(
+        run.seed, images, rule.batch(images), rule.steps(images), job.data.card.augment, run.label.epochs
+    )
+
+
+def judge(
+    job: Job, made: DistilledSet, own: evaluate.Row, *, soft: relabel.Pool | None, base: relabel.Pool | None
+) -> None:
+    """RUN/results.jsonl: the set and the baselines, every architecture, all seeds."""
+    run, data = job.run, job.data
+    rule, wanted, every = protocol(run.evaluate.protocol), run.evaluate.baseline_names(), run.compute.checkpoint_every
+    plan, ipc = view_plan(job, len(made.labels)), len(made.labels) // len(made.class_names)
+    trained = None
+    if "full_data" in wanted:
+        net = job.net(run.evaluate.archs[0])
+        trained = baselines.full_data(
+            net, data, seed=run.seed, over=job.over, every=every, cache=job.cache, log=job.log
+        )
+        line = baselines.full_data_line(trained, net.name, rule.id, run.seed)
+        cell = {k: line[k] for k in ("name", "arch", "label_source", "protocol")}
+        evaluate.write_cell(job.folder.results, cell, [line])
+    first = job.net(run.evaluate.archs[0])
+    rows = [own, *baselines.rows(wanted, own, soft, base, trained, first, data, ipc=ipc, seed=run.seed)]
+    for arch in run.evaluate.archs:
+        group = evaluate.students(job.net(arch), rule, plan, made.mean, made.std, over=job.over)
+        evaluate.announce(group, rows, run.evaluate.seeds, job.folder.results, job.log)
+        for row in rows:
+            evaluate.evaluate_row(
+                group, row, data, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results,
+                scratch=job.folder.scratch("evaluate"), every=every, log=job.log,
+            )  # fmt: skip
+
+
+def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
+    """The set and the data must mean the same classes in the same order, and the same image shape."""
+    if made.class_names != data.class_names:
+        pairs = zip(made.class_names, data.class_names, strict=False)
+        first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(made.class_names), len(data.class_names)))
+        raise DataError(
+            f"set = {where!r} has {len(made.class_names)} classes, data.train {len(data.class_names)}; they differ first "
+            f"at label {first}: {made.class_names[first:first + 1]} and {data.class_names[first:first + 1]}. Allowed: the "
+            "same names in the same order."
+        )
+    if made.images.shape[1:] != data.train.shape:
+        raise DataError(
+            f"set = {where!r} has images {made.images.shape[1:]}, data.train {data.train.shape}; allowed: the same. "
+            f"Nearest: --data.size {made.images.shape[1]} --data.resize squash."
+        )
+
+
+def main(argv: Sequence[str]) -> int:
+    """``ddjax evaluate SET``: students on a stored set, hard labels or those of the run it lies in."""
+    asked = config.load_judge(argv)
+    made, data = DistilledSet.load(asked.set), open_data(asked.data, asked.seed)
+    check_fits(made, data, asked.set)
+    home = next((f for f in (Path(asked.set), Path(asked.set).parent) if (f / "config.json").is_file()), None)
+    out = RunDir(Path(asked.workdir) if asked.workdir else home or Path(f"{asked.set}-evaluated"))
+    with locked(out.folder, wait=False):
+        if not out.config.exists():
+            method = dict(made.meta.get("method") or {}) | {"ipc": len(made.labels) // len(made.class_names)}
+            atomic_write(out.config, to_json(config.to_json(asked) | {"method": method}))
+            made.save(out.synset)
+        job = prepare(asked, out, data)
+        judge(job, made, own_row(job, made, home), soft=None, base=None)
+        atomic_write(out.cost, to_json(job.cost.as_dict()))
+        report.keep(out.folder, data.train, [data.card.citation])
+        page = report.write(out.folder)
+        job.log.table(report.table(out.folder))
+        job.log.say(f"report: {page}")
+    return 0
+
+
+def own_row(job: Job, made: DistilledSet, home: Path | None) -> evaluate.Row:
+    """The set with the labels stored in its run, where they are soft and hold this protocol's views; else hard."""
+    name, images = str((made.meta.get("method") or {}).get("class", "set")).lower(), np.asarray(made.images)
+    hard = relabel.Hard(made.labels, len(made.class_names))
+    if home is None or job.run.label.source == "hard":
+        return evaluate.Row(name, "hard", images, hard)
+    about, plan = read_json(home / "labels" / "manifest.json"), view_plan(job, len(made.labels))
+    table = relabel.load(home / "labels")
+    if table is None:
+        return evaluate.Row(name, "hard", images, hard)
+    if (about["batch"], about["seed"], about["epochs"]) != (plan.batch, plan.seed, plan.epochs):
+        raise ConfigError(
+            f"label.source: the labels stored in {str(home)!r} are of {about['epochs']} epochs of batches of "
+            f"{about['batch']} (seed {about['seed']}); this evaluation needs {plan.epochs} of {plan.batch} (seed "
+            f"{plan.seed}). Allowed: the run's own seed and protocol, or --label.source hard."
+        )
+    return evaluate.Row(name, about["label_source"], images, relabel.Stored(table), table)
