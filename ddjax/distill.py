@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddjax.api import make_callable
 from ddjax.data.feed import Feed
 from ddjax.errors import DivergenceError
 from ddjax.keys import key, numpy_rng
@@ -101,3 +102,6 @@ def to_pixels(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...
     """Normalised float images as uint8: ``round(255 (x std + mean))``, clipped to 0..255."""
     scaled = 255.0 * (images * np.asarray(std, np.float32) + np.asarray(mean, np.float32))
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+
+
+make_callable(__name__)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddjax import cost, relabel, survey, train
+from ddjax.api import make_callable
 from ddjax.checkpoint import Checkpoint
 from ddjax.files import (
     append_line,
@@ -196,3 +197,6 @@ def write_cell(results: Path, cell: dict[str, Any], lines: list[dict[str, Any]])
     for line in lines:
         if (*(line[k] for k in cell), line["seed"]) not in known:
             append_line(results, line)
+
+
+make_callable(__name__)

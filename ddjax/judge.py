@@ -52,7 +52,9 @@ def prepare(run: Any, folder: RunDir, data: Dataset) -> Job:
     cache = run.compute.cache_folder()
     use_compilation_cache(cache)
     how = default_how(jax.default_backend()) if run.compute.pool_how == "auto" else run.compute.pool_how
-    over = Spread(how, run.compute.mesh[0] if run.compute.mesh else jax.device_count())
+    over = Spread(
+        how, run.compute.mesh[0] if run.compute.mesh else jax.device_count(), bool(run.compute.split_batch)
+    )
     log = Log(folder.folder)
     cost = Cost(read_json(folder.cost) if folder.cost.exists() else None)
     shape = "x".join(map(str, data.train.shape))
@@ -144,7 +146,12 @@ def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """``ddjax evaluate SET``: students on a stored set, hard labels or those of the run it lies in."""
-    asked = config.load_judge(argv)
+    start(config.load_judge(argv))
+    return 0
+
+
+def start(asked: config.Judge) -> Path:
+    """Judge a stored set; returns the folder of the report."""
     made, data = DistilledSet.load(asked.set), open_data(asked.data, asked.seed)
     check_fits(made, data, asked.set)
     home = next((f for f in (Path(asked.set), Path(asked.set).parent) if (f / "config.json").is_file()), None)
@@ -161,7 +168,7 @@ def main(argv: Sequence[str]) -> int:
         page = report.write(out.folder)
         job.log.table(report.table(out.folder))
         job.log.say(f"report: {page}")
-    return 0
+    return out.folder
 
 
 def own_row(job: Job, made: DistilledSet, home: Path | None) -> evaluate.Row:

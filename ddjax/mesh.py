@@ -97,11 +97,21 @@ def sharded_pool_map(
 class Spread(NamedTuple):
     """How a run maps over networks: `how` on a device, members dealt to at most `devices` devices.
 
-    A pool of P uses gcd(P, devices) of them, so any P will do; with one, nothing is dealt.
+    A pool of P uses gcd(P, devices) of them, so any P will do; with one, nothing is dealt. With
+    `split`, the batch of a network that is trained alone is divided over the devices.
     """
 
     how: str
     devices: int = 1
+    split: bool = False
+
+    def batch(self, tree: Tree, members: int) -> Tree:
+        """A batch laid out along the data axis, where `split` asks for it and its size divides."""
+        size = jax.tree.leaves(tree)[0].shape[0]
+        if not self.split or members > 1 or self.devices == 1 or size % self.devices:
+            return tree
+        along = NamedSharding(make(self.devices, shape=(1, self.devices)), PartitionSpec("data"))
+        return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, along), tree)
 
     def map(self, fn: Callable[..., Tree], n_args: int = 1) -> Callable[..., Tree]:
         """`fn` over axis 0 of the first `n_args` arguments; the others are shared. Stacked results."""

@@ -84,6 +84,7 @@ class Trainer(NamedTuple):
                 jax.random.fold_in(base, step), card.augment, index, step, image_size=self.net.image_shape[:2]
             )
             seen = views.apply_view(survey.normalise(images[index], mean, std), view)
+            seen = self.over.batch(seen, count)
             onehot = losses.onehot(labels[index], self.net.classes)
             return Example(seen, views.mix_labels(onehot, view), jnp.float32(0.0))
 

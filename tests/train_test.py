@@ -99,6 +99,25 @@ def test_two_steps_agree_on_one_and_four_devices():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_a_batch_split_over_four_devices_trains_the_same():
+    seen = []
+
+    def trained(over):
+        def split(data, index):
+            batch = make_batch(data, index)
+            jax.debug.inspect_array_sharding(batch.images, callback=lambda s: seen.append(s.num_devices))
+            return batch._replace(images=over.batch(batch.images, 1))
+
+        run = train.make_run(train.make_step(net(), Recipe(), split), over)
+        feed = functools.partial(chunks, members=1)
+        return train.fit(run, fresh(Recipe(), 1), feed, steps=2, stage="test", chunk=2)
+
+    one, four = trained(Spread("scan")), trained(Spread("scan", 4, split=True))
+    assert max(seen) == 4
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(four), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_one_trace_serves_every_chunk_and_length():
     traces, recipe = [], Recipe()
     inner = train.make_step(net(), recipe, make_batch)

@@ -61,6 +61,7 @@ __all__ = [
     "load",
     "load_judge",
     "read_config",
+    "settled",
     "to_json",
 ]
 
@@ -220,6 +221,16 @@ def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> Judge:
     if problems:
         raise ConfigError(listed(problems))
     return judge
+
+
+def settled(value: Any, **fields: Any) -> Any:
+    """A Run or Judge made in Python: fields replaced, defaults filled in, one ConfigError with every complaint."""
+    problems: list[str] = []
+    fill = Run.filled if isinstance(value, Run) else lambda judge: judge
+    value = _settled(dataclasses.replace(value, **fields), fill, problems)
+    if problems:
+        raise ConfigError(listed(problems))
+    return value
 
 
 def _method(name: str, run: Run) -> Any:

@@ -1,0 +1,52 @@
+"""The stages from Python: ``ddjax.distill(run) -> DistilledSet`` and ``ddjax.evaluate(set, judge) -> report``.
+
+    run = ddjax.Run(data=ddjax.Data(train="folder:photos", size=64, resize="crop"), method=ddjax.Teddy(ipc=10))
+    made = ddjax.distill(run)
+    found = ddjax.evaluate(made, ddjax.Judge(data=run.data, workdir="judged"))
+
+``ddjax.distill`` and ``ddjax.evaluate`` are also the modules of that name, which are callable for this reason.
+"""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ddjax import config
+from ddjax.synset import DistilledSet
+
+
+def distill(run: config.Run) -> DistilledSet:
+    """The distilled set of a run; resumes or reuses what lies in its workdir. ConfigError tells all that is wrong."""
+    from ddjax import launch, rundir
+
+    folder = run.workdir or str(rundir.default_folder(run.name))
+    run = config.settled(run, workdir=folder)
+    launch.start(run, config.Launch(only=("teachers", "distill")))
+    return DistilledSet.load(folder)
+
+
+def evaluate(made: DistilledSet | str | Path, judge: config.Judge) -> dict[str, Any]:
+    """Judge a set, in memory or in a folder; returns the content of report.json. ``judge.workdir`` is needed for arrays."""
+    from ddjax import judge as judging
+    from ddjax.files import read_json
+
+    if isinstance(made, DistilledSet):
+        made = made.save(Path(judge.workdir or "judged") / "given")
+    asked = config.settled(judge, set=str(made))
+    return read_json(judging.start(asked) / "report.json")
+
+
+STAGES = {"ddjax.distill": distill, "ddjax.evaluate": evaluate}
+
+
+class Stage(ModuleType):
+    """A module that can be called as the stage it holds."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return STAGES[self.__name__](*args, **kwargs)
+
+
+def make_callable(name: str) -> None:
+    """Let the module ``name`` be called as its stage."""
+    sys.modules[name].__class__ = Stage

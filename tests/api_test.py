@@ -1,0 +1,35 @@
+"""The stages from Python: the same values and files as the command line's."""
+
+import json
+
+import numpy as np
+import pytest
+
+import ddjax
+
+
+def small(tmp_path, **fields):
+    return ddjax.Run(
+        name="small", workdir=str(tmp_path / "run"), method=ddjax.Teddy(ipc=1, steps=3),
+        teacher=ddjax.Teacher(arch="convnet1-w8-batch", epochs=2, pool=ddjax.Pool(size=2)),
+        compute=ddjax.Compute(cache=str(tmp_path / "cache")), **fields,
+    )  # fmt: skip
+
+
+def test_distill_gives_the_set_that_it_stores_and_reuses_it(tmp_path):
+    run = small(tmp_path)
+    made = ddjax.distill(run)
+    images, labels = made.arrays()
+    assert images.shape == (10, 8, 8, 1) and labels.tolist() == list(range(10))
+    stored = (tmp_path / "run" / "synset" / "images.safetensors").read_bytes()
+    again = ddjax.distill(run)
+    assert np.array_equal(again.images, made.images)
+    assert (tmp_path / "run" / "synset" / "images.safetensors").read_bytes() == stored
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["method"]["steps"] == 3
+
+
+def test_all_complaints_come_at_once_and_no_folder_is_made(tmp_path):
+    run = small(tmp_path, seed=-1, evaluate=ddjax.Evaluate(seeds=0))
+    with pytest.raises(ddjax.ConfigError, match=r"(?s)seed = -1.*evaluate.seeds = 0|evaluate.seeds = 0.*seed = -1"):
+        ddjax.distill(run)
+    assert not (tmp_path / "run").exists()
