@@ -40,7 +40,7 @@ def residuals(fn: Any, *args: Any) -> int:
 
 def problem(run: config.Run) -> tuple[tuple[int, int, int], int, Any]:
     """Image shape, classes and card, from the configuration alone."""
-    card = data.card_of(run.data)
+    card = data.CARDS.get(run.data.card_id())
     if card is None:
         raise ConfigError(
             f"--check reads no data, and data.train = {run.data.train!r} has no card that tells its classes and size; "

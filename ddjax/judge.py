@@ -64,6 +64,14 @@ def prepare(run: Any, folder: RunDir, data: Dataset) -> Job:
     )
     for note in data.notes:
         log.say(f"data: {note}.")
+    here = {
+        "device": jax.devices()[0].device_kind, "devices": jax.device_count(), "cores": os.cpu_count(),
+        "jax": jax.__version__, "how": how, "conv": run.compute.conv,
+    }  # fmt: skip
+    before = read_json(folder.machine) if folder.machine.exists() else here
+    if before != here:
+        log.say(f"resumed on another machine shape ({before} before, {here} now): equal to tolerance, not to the bit.")
+    atomic_write(folder.machine, to_json(here))
     return Job(run, folder, data, log, cost, over, cache)
 
 

@@ -34,6 +34,7 @@ from ddjax.errors import Interrupted
 from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
 from ddjax.judge import Job
 from ddjax.methods import Context, name_of
+from ddjax.protocols import protocol
 from ddjax.synset import DistilledSet
 
 # ------------------------------------------------------------------------------------------ stages
@@ -105,7 +106,8 @@ def source(job: Job, store: teachers.Store, name: str, labels: np.ndarray) -> re
     """The label source of that name."""
     if name == "hard":
         return relabel.Hard(labels, len(job.data.class_names))
-    return relabel.Pool(store.net, store.of(name), job.over, name)
+    softened = protocol(job.run.evaluate.protocol).tau if job.run.label.average == "softmax" else None
+    return relabel.Pool(store.net, store.of(name), job.over, name, softened)
 
 
 def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
@@ -140,7 +142,7 @@ def pipeline(job: Job, only: tuple[str, ...]) -> None:
     """All stages in order; those that are done with the same inputs are skipped."""
     run, folder = job.run, job.folder
     written = config.to_json(run)
-    base = {"data": job.data.hash, "teacher": written["teacher"], "seed": run.seed, "compute": list(job.over)}
+    base = {"data": job.data.hash, "teacher": written["teacher"], "seed": run.seed, "precision": run.compute.precision}
     tags = {"distill": content_hash(base | {"method": written["method"]})}
     tags["label"] = content_hash([tags["distill"], written["label"], run.evaluate.protocol])
     tags["evaluate"] = content_hash([tags["label"], written["evaluate"]])
@@ -194,7 +196,8 @@ def start(run: config.Run, launch: config.Launch) -> int:
         atomic_write(claimed.config, to_json(written))
         job = judge.prepare(run, claimed, data)
         try:
-            pipeline(job, launch.only)
+            if set(launch.only) != {"report"}:
+                pipeline(job, launch.only)
         finally:
             atomic_write(claimed.cost, to_json(job.cost.as_dict()))
         if not launch.only or "report" in launch.only:

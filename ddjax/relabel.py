@@ -95,16 +95,33 @@ class Hard:
 
 
 class Pool:
-    """The mean of the teachers' logits on the view itself (one teacher: the base labels)."""
+    """The mean of the teachers' labels on the view itself (one teacher: the base labels).
+
+    ``softened`` None averages raw logits; a temperature tau averages softmax(z / tau) and stores
+    ``tau log`` of the mean, the logits that a student at that temperature sees the mean through.
+    """
 
     soft = True
 
-    def __init__(self, net: Net, teachers: Teachers, over: Spread, name: str = "pool"):
-        self.net, self.teachers, self.over, self.name = net, teachers, over, name
+    def __init__(
+        self, net: Net, teachers: Teachers, over: Spread, name: str = "pool", softened: float | None = None
+    ):
+        self.net, self.teachers, self.over, self.name, self.softened = net, teachers, over, name, softened
 
     def labels(self, key: jax.Array, images: jax.Array, view: View) -> jax.Array:
-        """Mean raw logits ``[B, C]`` over the pool, inference mode."""
-        return pooled_logits(self.net, self.over, self.teachers.params, self.teachers.state, images)
+        """Logits ``[B, C]`` of the pool's mean label, inference mode."""
+        return self.pooled(self.teachers.params, self.teachers.state, images)
+
+    def pooled(self, params, state, images: jax.Array) -> jax.Array:
+        """The same for teachers that are arguments: ``params``, ``state`` stacked ``[P, ...]``."""
+        tau = self.softened
+
+        def one(p, s, x):
+            logits = self.net.apply(p, s, x, train=False).logits
+            return logits if tau is None else jax.nn.softmax(logits / tau)
+
+        mean = self.over.mean(one, 2)(params, state, images)
+        return mean if tau is None else tau * jnp.log(jnp.maximum(mean, 1e-30))
 
     def nbytes(self) -> int:
         """The teachers themselves, should somebody label with them."""
@@ -125,11 +142,6 @@ class Stored:
         return self.table.nbytes
 
 
-def pooled_logits(net: Net, over: Spread, params, state, images: jax.Array) -> jax.Array:
-    """``(1/P) sum_j f_j(images)`` ``[B, C]`` in inference mode."""
-    return over.mean(lambda p, s, x: net.apply(p, s, x, train=False).logits, 2)(params, state, images)
-
-
 def storer(plan: Plan, source: Pool) -> Callable:
     """``(params, state, images, index [n, B], v [n]) -> logits [n, B, C]``, one compiled program for a plan's shapes."""
 
@@ -137,7 +149,7 @@ def storer(plan: Plan, source: Pool) -> Callable:
     def store(params, state, images: jax.Array, base: jax.Array, index: jax.Array, v: jax.Array) -> jax.Array:
         def one(inputs):
             x, _ = seen(plan, images, base, *inputs)
-            return pooled_logits(source.net, source.over, params, state, x).astype(jnp.float16)
+            return source.pooled(params, state, x).astype(jnp.float16)
 
         return jax.lax.map(one, (index, v))
 

@@ -39,6 +39,7 @@ class RunDir:
         self.teachers = folder / "teachers"
         self.results = folder / "results.jsonl"
         self.cost = folder / "cost.json"
+        self.machine = folder / STATE / "machine.json"
         self._stamps = folder / STATE / "stages.json"
 
     def scratch(self, stage: str) -> Path:

@@ -213,6 +213,8 @@ class Label:
 
     source: Literal["auto", "hard", "pool", "base"] = "auto"
     """hard: the class; pool: weak models' mean logits; base: the base's; auto: the method's own."""
+    average: Literal["logits", "softmax"] = "logits"
+    """What is averaged over a pool: raw logits, or softmax(z / tau) at the protocol's temperature."""
     epochs: int | None = None
     """Views per image whose soft labels are stored and cycled. None: the protocol's."""
 
