@@ -6,9 +6,11 @@ Every arrow is a file. A stage whose inputs' hash is unchanged is skipped, so re
 mechanism. Everything that can be refused is refused before a device is touched.
 """
 
+import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +164,22 @@ def pipeline(job: Job, only: tuple[str, ...]) -> None:
         atomic_write(folder.cost, to_json(job.cost.as_dict()))
 
 
-def stop(number: int, frame: Any) -> None:
-    """A signal ends the run in good order: exit code 3, to be resumed."""
-    raise Interrupted(f"signal {signal.Signals(number).name}")
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within: SIGTERM and SIGINT end the run in good order, exit code 3, to be resumed. Handlers are put back."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(f"signal {signal.Signals(number).name}")
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def finish(job: Job) -> None:
@@ -188,9 +203,7 @@ def start(run: config.Run, launch: config.Launch) -> int:
     claimed = rundir.claim(folder, written, resume=launch.resume, overwrite=launch.overwrite, only=launch.only)
     data = open_data(run.data, run.seed)
     judge.check_ipc(run.method.ipc, data)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    with locked(folder, wait=False):
+    with stoppable(), locked(folder, wait=False):
         if launch.overwrite:
             rundir.empty(folder)
         atomic_write(claimed.config, to_json(written))
