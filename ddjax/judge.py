@@ -40,11 +40,15 @@ class Job(NamedTuple):
 
     def net(self, arch: str) -> Net:
         """A network for this run's images."""
-        compute = self.run.compute
-        return models.build(
-            arch, image_shape=self.data.train.shape, classes=len(self.data.class_names), conv=compute.conv,
-            dtype=compute.precision,
-        )  # fmt: skip
+        return build_net(self.run, self.data, arch)
+
+
+def build_net(run: Any, data: Dataset, arch: str) -> Net:
+    """The network called ``arch`` for the images of ``data``; ConfigError where it does not suit them."""
+    return models.build(
+        arch, image_shape=data.train.shape, classes=len(data.class_names), conv=run.compute.conv,
+        dtype=run.compute.precision,
+    )  # fmt: skip
 
 
 def prepare(run: Any, folder: RunDir, data: Dataset) -> Job:

@@ -31,7 +31,7 @@ from ddjax import (
 )
 from ddjax.__main__ import exit_code
 from ddjax.checkpoint import Checkpoint
-from ddjax.data import open_data
+from ddjax.data import Dataset, open_data
 from ddjax.errors import Interrupted
 from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
 from ddjax.judge import Job
@@ -182,6 +182,18 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def check(run: config.Run, data: Dataset) -> None:
+    """What only the data can tell: whether ipc, networks, snapshots and given weights suit it; no device is touched."""
+    judge.check_ipc(run.method.ipc, data)
+    for arch in run.evaluate.archs:
+        judge.build_net(run, data, arch)
+    net = judge.build_net(run, data, run.teacher.arch)
+    if run.teacher.weights:
+        teachers.given_weights(run.teacher.weights, net)
+    elif run.teacher.pool.mode != "posterior":
+        teachers.snapshot_epochs(run.teacher.pool.snapshots, run.teacher.pool.size, run.teacher.epochs)
+
+
 def finish(job: Job) -> None:
     """report.json, report.html, the table on the screen and where the page lies."""
     atomic_write(job.folder.cost, to_json(job.cost.as_dict()))
@@ -202,7 +214,7 @@ def start(run: config.Run, launch: config.Launch) -> int:
     written = config.to_json(run)
     claimed = rundir.claim(folder, written, resume=launch.resume, overwrite=launch.overwrite, only=launch.only)
     data = open_data(run.data, run.seed)
-    judge.check_ipc(run.method.ipc, data)
+    check(run, data)
     with stoppable(), locked(folder, wait=False):
         if launch.overwrite:
             rundir.empty(folder)

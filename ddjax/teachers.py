@@ -183,12 +183,27 @@ def weaken(trainer: Trainer, config, base: tuple[Tree, Tree], size: int, judge: 
     )
 
 
+def weights_file(path: str) -> Path:
+    """The file that ``teacher.weights`` means: a safetensors file, or base.safetensors of a folder."""
+    found = Path(path) / "base.safetensors" if Path(path).is_dir() else Path(path)
+    if not found.is_file():
+        raise ConfigError(
+            f"teacher.weights = {path!r} is no file; allowed: a safetensors file that ddjax wrote, or a folder with "
+            "base.safetensors (such as $DDJAX_CACHE/teachers/<hash>)."
+        )
+    return found
+
+
+def given_weights(path: str, net: Net) -> tuple[Tree, Tree]:
+    """``(params, state)`` of a base model trained before; CheckpointError lists all that does not fit ``net``."""
+    return weights.load_net(weights_file(path), net)
+
+
 def recipe_hash(config, data, net: Net, seed: int) -> str:
     """What decides the teachers: data, network, recipe, seed and the weights given."""
     given = None
     if config.weights:
-        path = Path(config.weights)
-        given = content_hash((path / "base.safetensors" if path.is_dir() else path).read_bytes())
+        given = content_hash(weights_file(config.weights).read_bytes())
     recipe = dataclasses.asdict(config) | {"weights": given}
     return content_hash({"data": data.hash, "net": net.name, "shape": net.image_shape, "teacher": recipe, "seed": seed})
 
@@ -225,8 +240,7 @@ def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: P
     parts = []
     with Checkpoint(folder.parent / f".{folder.name}" / "steps") as checkpoint:
         if config.weights:
-            path = Path(config.weights)
-            base = weights.load_net(path / "base.safetensors" if path.is_dir() else path, net)
+            base = given_weights(config.weights, net)
         else:
             rule = config.pool.snapshots
             taken = snapshot_epochs(rule, before, config.epochs) if before else ()
