@@ -107,5 +107,5 @@ def fresh_programs():
 def shared_data() -> Path:
     """The folder of real data that lies beside a checkout, or a skip that says so."""
     if not SHARED_DATA.is_dir():
-        pytest.skip("real data is not there: ../shared/data beside the checkout (see docs/data.md)")
+        pytest.skip("real data is not there: ../shared/data beside the checkout")
     return SHARED_DATA
