@@ -87,9 +87,7 @@ def digits(folder: Path, extra: list[str]) -> dict:
     for scope in ("class", "global"):
         stat = ["--method.ipc", "10", "--method.stat_scope", scope]
         first = [] if scope == "class" else none
-        runs[f"ipc10-prior-{scope}"] = run(
-            f"ipc10-prior-{scope}", [*config, *extra, *stat, *first], folder, hard=True
-        )
+        runs[f"ipc10-prior-{scope}"] = run(f"ipc10-prior-{scope}", [*config, *extra, *stat, *first], folder, hard=True)
         runs[f"ipc10-post-{scope}"] = run(
             f"ipc10-post-{scope}", [*config, *extra, *stat, *none, *POST], folder, hard=True
         )
@@ -105,7 +103,9 @@ def digits(folder: Path, extra: list[str]) -> dict:
     one, single = cell("ipc1-prior", "teddy/pool"), cell("ipc1-single", "sre2l/base")
     gates = [
         gate("A2: IPC 1, prior pool + own labels >= single converged + own labels + 5", one, single, 0.05),
-        gate("A2: IPC 1, prior pool >= random real + same labels + 3", one, cell("ipc1-prior", "random_soft/pool"), 0.03),
+        gate(
+            "A2: IPC 1, prior pool >= random real + same labels + 3", one, cell("ipc1-prior", "random_soft/pool"), 0.03
+        ),
     ]
     for kind in ("single", "prior", "post"):
         for labels, margin in ((own, 0.01), (hard, 0.05)):

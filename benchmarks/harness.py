@@ -64,9 +64,7 @@ def machine() -> dict:
     installed = {d.name.lower() for d in metadata.distributions() if d.name}
     return {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(pages / 2**30, 1),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -209,21 +207,14 @@ def ratio(cases: dict[str, dict], ours: str, theirs: str, *, of: str = "wall_s")
 
 def table(rows: Sequence[Sequence[object]], *, head: Sequence[str]) -> str:
     """Plain aligned text of `rows` under `head`."""
-    cells = [list(head)] + [
-        [f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in rows
-    ]
+    cells = [list(head)] + [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
-    )
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
 def write(name: str, result: dict) -> Path:
     """Write `result` with the machine described to `benchmarks/results/NAME.json`; its path."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(
-        json.dumps({"schema": 1, "benchmark": name, "machine": machine(), **result}, indent=1)
-        + "\n"
-    )
+    path.write_text(json.dumps({"schema": 1, "benchmark": name, "machine": machine(), **result}, indent=1) + "\n")
     return path

@@ -16,9 +16,7 @@ def get_config() -> Run:
     return Run(
         name="fashion_mnist",
         data=Data(train="fashion_mnist", subset=10_000),
-        teacher=Teacher(
-            arch="convnet3-w32-batch", epochs=10, batch=128, pool=Pool(size=5, snapshots=(1, 2, 3, 5, 8))
-        ),
+        teacher=Teacher(arch="convnet3-w32-batch", epochs=10, batch=128, pool=Pool(size=5, snapshots=(1, 2, 3, 5, 8))),
         method=Teddy(ipc=1, steps=500),
         label=Label(epochs=100),
         evaluate=Evaluate(archs=("convnet3-w32-batch",), seeds=5, baselines="all"),

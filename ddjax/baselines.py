@@ -20,8 +20,8 @@ from ddjax import cost, survey, teachers, train
 from ddjax.checkpoint import Checkpoint
 from ddjax.evaluate import Row
 from ddjax.files import atomic_folder, atomic_write, content_hash, locked, read_json, to_json
-from ddjax.keys import key, numpy_rng
 from ddjax.kernels import select
+from ddjax.keys import key, numpy_rng
 from ddjax.mesh import Spread
 from ddjax.models import weights
 from ddjax.relabel import Hard, Pool

@@ -129,9 +129,7 @@ class Checkpoint:
                 # Orbax's own cleaning overlooks a folder that was made an instant before a kill.
                 for stale in self._folder.glob("*.orbax-checkpoint-tmp*"):
                     shutil.rmtree(stale)
-                self._open = ocp.training.Checkpointer(
-                    str(self._folder), context=context, preservation_policy=keep
-                )
+                self._open = ocp.training.Checkpointer(str(self._folder), context=context, preservation_policy=keep)
         return self._open
 
     def _failed(self) -> str:
@@ -214,9 +212,7 @@ def _revive(stored: Any, leaf: Any) -> Any:
 def _check_meta(meta: dict[str, Any], where: str, config_hash: str) -> None:
     schema = meta.get("schema")
     if schema != SCHEMA:
-        raise CheckpointError(
-            f"{where} has schema {schema!r}; this version of ddjax reads schema {SCHEMA}."
-        )
+        raise CheckpointError(f"{where} has schema {schema!r}; this version of ddjax reads schema {SCHEMA}.")
     if meta["config_hash"] != config_hash:
         raise CheckpointError(
             f"{where} belongs to another configuration: its hash is {meta['config_hash'][:12]}, "

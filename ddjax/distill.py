@@ -15,8 +15,8 @@ import numpy as np
 from ddjax.api import make_callable
 from ddjax.data.feed import Feed
 from ddjax.errors import DivergenceError
-from ddjax.keys import key, numpy_rng
 from ddjax.kernels import select
+from ddjax.keys import key, numpy_rng
 from ddjax.survey import normalise
 from ddjax.types import Batch, Distiller, Needs, Teachers, Tree
 

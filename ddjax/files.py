@@ -119,8 +119,7 @@ def locked(folder: Path | str, *, wait: bool = True) -> Iterator[None]:
             handle.seek(0)
             holder = handle.read().strip() or "unknown"
             raise DataError(
-                f"folder = {str(folder)!r} is in use by process {holder}; "
-                "wait for it to end, or name another folder."
+                f"folder = {str(folder)!r} is in use by process {holder}; wait for it to end, or name another folder."
             ) from None
         handle.truncate(0)
         handle.write(str(os.getpid()))

@@ -56,9 +56,7 @@ def prepare(run: Any, folder: RunDir, data: Dataset) -> Job:
     cache = run.compute.cache_folder()
     use_compilation_cache(cache)
     how = default_how(jax.default_backend()) if run.compute.pool_how == "auto" else run.compute.pool_how
-    over = Spread(
-        how, run.compute.mesh[0] if run.compute.mesh else jax.device_count(), bool(run.compute.split_batch)
-    )
+    over = Spread(how, run.compute.mesh[0] if run.compute.mesh else jax.device_count(), bool(run.compute.split_batch))
     log = Log(folder.folder)
     cost = Cost(read_json(folder.cost) if folder.cost.exists() else None)
     shape = "x".join(map(str, data.train.shape))
@@ -146,7 +144,7 @@ def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
         first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(made.class_names), len(data.class_names)))
         raise DataError(
             f"set = {where!r} has {len(made.class_names)} classes, data.train {len(data.class_names)}; they differ first "
-            f"at label {first}: {made.class_names[first:first + 1]} and {data.class_names[first:first + 1]}. Allowed: the "
+            f"at label {first}: {made.class_names[first : first + 1]} and {data.class_names[first : first + 1]}. Allowed: the "
             "same names in the same order."
         )
     if made.images.shape[1:] != data.train.shape:

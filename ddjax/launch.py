@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from ddjax import (
-    baselines,
     config,
     distill,
     estimate,
@@ -129,9 +128,7 @@ def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/results.jsonl: the set and the baselines, every architecture, all seeds."""
     run, name = job.run, source_name(job.run)
     origin = source(job, store, name, made.labels)
-    own = evaluate.Row(
-        name_of(run.method), name, np.asarray(made.images), origin, relabel.load(job.folder.labels)
-    )
+    own = evaluate.Row(name_of(run.method), name, np.asarray(made.images), origin, relabel.load(job.folder.labels))
     soft = origin if origin.soft else source(job, store, "pool", made.labels)
     with job.cost.stage("evaluate"):
         judge.judge(job, made, own, soft=soft, base=source(job, store, "base", made.labels))

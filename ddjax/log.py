@@ -73,8 +73,7 @@ class Bar:
         """The shown scalars as text; fetches them from the device."""
         items = {name: plain(value) for name, value in self._shown.items()}
         return "  ".join(
-            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in items.items()
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in items.items()
         )
 
 
@@ -84,9 +83,7 @@ class Log:
     ``stream``: where to print, standard output if None.
     """
 
-    def __init__(
-        self, folder: Path | str | None, *, lead: bool = True, stream: TextIO | None = None
-    ) -> None:
+    def __init__(self, folder: Path | str | None, *, lead: bool = True, stream: TextIO | None = None) -> None:
         self._path = Path(folder) / "records.jsonl" if folder is not None and lead else None
         self._lead = lead
         self._stream = stream
@@ -216,10 +213,7 @@ def text_table(rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
     left = {h: _is_text(rows, h) for h in heads}
 
     def line(cells: Mapping[str, Any]) -> str:
-        shown = (
-            str(cells[h]).ljust(width[h]) if left[h] else str(cells[h]).rjust(width[h])
-            for h in heads
-        )
+        shown = (str(cells[h]).ljust(width[h]) if left[h] else str(cells[h]).rjust(width[h]) for h in heads)
         return "  ".join(shown).rstrip()
 
     rule = "  ".join("-" * width[h] for h in heads)

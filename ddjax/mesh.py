@@ -80,9 +80,7 @@ def sharded_pool_mean(
     return _sharded(local, mesh, n_args, PartitionSpec())
 
 
-def sharded_pool_map(
-    fn: Callable[..., Tree], how: str, mesh: Mesh, n_args: int = 1
-) -> Callable[..., Tree]:
+def sharded_pool_map(fn: Callable[..., Tree], how: str, mesh: Mesh, n_args: int = 1) -> Callable[..., Tree]:
     """`pool_map(fn, how)` over a pool dealt to the devices; results stay dealt on their axis 0.
 
     Arguments as in `sharded_pool_mean`.

@@ -21,9 +21,8 @@ from safetensors.numpy import load_file, save_file
 from ddjax.data import sampler
 from ddjax.errors import DataError
 from ddjax.files import atomic_folder, file_hash, read_json, to_json
-from ddjax.keys import key, numpy_rng
 from ddjax.kernels import augment as views
-from ddjax.kernels import labels as losses
+from ddjax.keys import key, numpy_rng
 from ddjax.mesh import Spread
 from ddjax.types import Augment, Net, Teachers, View
 
@@ -103,9 +102,7 @@ class Pool:
 
     soft = True
 
-    def __init__(
-        self, net: Net, teachers: Teachers, over: Spread, name: str = "pool", softened: float | None = None
-    ):
+    def __init__(self, net: Net, teachers: Teachers, over: Spread, name: str = "pool", softened: float | None = None):
         self.net, self.teachers, self.over, self.name, self.softened = net, teachers, over, name, softened
 
     def labels(self, key: jax.Array, images: jax.Array, view: View) -> jax.Array:

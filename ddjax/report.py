@@ -44,9 +44,7 @@ CLASSES, SIDE, POINTS, PANELS = 20, 72, 400, 6  # most classes, pixels, points, 
 CELL = 60  # CSS pixels of an image on the page; five fit beside five
 
 
-def keep(
-    run_folder: Path | str, split: Any, references: Iterable[str], *, per_class: int = 10
-) -> None:
+def keep(run_folder: Path | str, split: Any, references: Iterable[str], *, per_class: int = 10) -> None:
     """Write what only a run can know: some real images and the citations of its pieces.
 
     ``split``: the real training images (``.labels [n]``, ``.gather(indices)``); the first

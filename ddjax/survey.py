@@ -104,7 +104,9 @@ def accuracy(net: Net, params: Tree, state: Tree, split, mean, std, *, over: Spr
     return np.asarray(counts) / len(split)
 
 
-def moments(net: Net, params: Tree, state: Tree, split, mean, std, *, scope: str, over: Spread) -> Mapping[str, Moments]:
+def moments(
+    net: Net, params: Tree, state: Tree, split, mean, std, *, scope: str, over: Spread
+) -> Mapping[str, Moments]:
     """Moments of every tap, leaves ``[P, ...]``.
 
     ``scope`` class: class by class. global: batch norm's running statistics where there are any, else of the split.

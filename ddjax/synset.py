@@ -122,13 +122,9 @@ class DistilledSet:
         images, labels = tensors["images"], tensors["labels"]
         for name, found in {"shape": list(images.shape), "dtype": str(images.dtype)}.items():
             if about[name] != found:
-                raise DataError(
-                    f"{where}: {MANIFEST} says {name} {about[name]}, the images have {found}."
-                )
+                raise DataError(f"{where}: {MANIFEST} says {name} {about[name]}, the images have {found}.")
         if about["classes"] != len(about["class_names"]):
-            raise DataError(
-                f"{where}: {len(about['class_names'])} class names for {about['classes']} classes."
-            )
+            raise DataError(f"{where}: {len(about['class_names'])} class names for {about['classes']} classes.")
         parts = (images, labels, about["class_names"], about["mean"], about["std"])
         _check(where, *parts)
         return cls(*parts, meta={name: about[name] for name in ABOUT})
@@ -138,9 +134,7 @@ def _find(path: Path) -> Path:
     for folder in (path, path / "synset"):
         if (folder / MANIFEST).is_file():
             return folder
-    raise DataError(
-        f"set = {str(path)!r} holds no {MANIFEST}: allowed are a set's folder or a run's."
-    )
+    raise DataError(f"set = {str(path)!r} holds no {MANIFEST}: allowed are a set's folder or a run's.")
 
 
 def _check_manifest(about: Any, where: str) -> None:
@@ -149,9 +143,7 @@ def _check_manifest(about: Any, where: str) -> None:
     if not isinstance(schema, int):
         raise DataError(f"{where}: {MANIFEST} names no schema, so it is no distilled set.")
     if schema > SCHEMA:
-        raise DataError(
-            f"{where} has schema {schema}; this ddjax reads up to schema {SCHEMA}. Upgrade ddjax."
-        )
+        raise DataError(f"{where} has schema {schema}; this ddjax reads up to schema {SCHEMA}. Upgrade ddjax.")
     absent = [name for name in (*FIELDS, *ABOUT) if name not in about]
     if absent:
         raise DataError(f"{where}: {MANIFEST} lacks {', '.join(absent)}.")
@@ -194,9 +186,7 @@ def _check(
 ) -> None:
     """Shapes, types, label range, finite pixels, class map: the first that fails is a DataError."""
     if images.ndim != 4 or images.size == 0:
-        raise DataError(
-            f"{where}: images have shape {images.shape}; allowed: [N, H, W, D], N >= 1."
-        )
+        raise DataError(f"{where}: images have shape {images.shape}; allowed: [N, H, W, D], N >= 1.")
     if str(images.dtype) not in DTYPES:
         raise DataError(f"{where}: images are {choice('dtype', images.dtype, DTYPES)}")
     if labels.shape != images.shape[:1] or labels.dtype != np.int32:
@@ -215,13 +205,10 @@ def _check(
     channels = images.shape[3]
     if len(mean) != channels or len(std) != channels:
         raise DataError(
-            f"{where}: mean has {len(mean)} and std {len(std)} values; "
-            f"allowed: {channels}, one for each channel."
+            f"{where}: mean has {len(mean)} and std {len(std)} values; allowed: {channels}, one for each channel."
         )
     if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
-        raise DataError(
-            f"{where}: mean = {list(mean)}, std = {list(std)}; allowed: finite, std > 0."
-        )
+        raise DataError(f"{where}: mean = {list(mean)}, std = {list(std)}; allowed: finite, std > 0.")
     bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
     if bad.size:
         raise DataError(

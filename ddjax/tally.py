@@ -113,9 +113,7 @@ def summary(files: Files) -> dict[str, Any]:
         "ipc": config["method"]["ipc"],
         "protocol": protocol,
         "results": [{k: r[k] for k in common} for r in chosen if r["name"] not in BASELINES],
-        "baselines": [
-            {k: r[k] for k in ("name", "budget", *common)} for r in chosen if r["name"] in BASELINES
-        ],
+        "baselines": [{k: r[k] for k in ("name", "budget", *common)} for r in chosen if r["name"] in BASELINES],
         "scores": None,
         "cost": {
             "wall_s": cost.get("wall_s", {}),

@@ -24,10 +24,10 @@ from ddjax.checkpoint import Checkpoint
 from ddjax.data.feed import Feed
 from ddjax.errors import ConfigError, DataError
 from ddjax.files import atomic_folder, content_hash, locked, read_json, to_json
-from ddjax.keys import key, numpy_rng
 from ddjax.kernels import augment as views
 from ddjax.kernels import labels as losses
 from ddjax.kernels.prune import apply_mask, magnitude_mask
+from ddjax.keys import key, numpy_rng
 from ddjax.mesh import Spread
 from ddjax.models import weights
 from ddjax.train import Example, Fold, Recipe
@@ -69,7 +69,16 @@ class Trainer(NamedTuple):
         return max(1, len(self.data.train) // self.batch)
 
     def fit(
-        self, members: train.Member, steps: int, stage: str, *, fold=None, checkpoint=None, advance=None, tag="", chunk=50
+        self,
+        members: train.Member,
+        steps: int,
+        stage: str,
+        *,
+        fold=None,
+        checkpoint=None,
+        advance=None,
+        tag="",
+        chunk=50,
     ):
         """Train ``members`` on the train split for ``steps`` steps, all on the same batches."""
         card, base = self.data.card, key(self.seed, f"{stage}-views")

@@ -13,11 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ddjax"
 FILES = sorted(PACKAGE.rglob("*.py"))
-OURS = sorted(
-    path
-    for folder in ("ddjax", "configs", "benchmarks", "tests")
-    for path in (ROOT / folder).rglob("*.py")
-)
+OURS = sorted(path for folder in ("ddjax", "configs", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py"))
 MAX_FILE, MAX_FUNCTION = 400, 60
 LONGER: dict[str, str] = {}  # "file" or "file:function" -> why it may be longer
 BAD_NAMES = {"utils.py", "common.py", "helpers.py", "misc.py"}
@@ -131,8 +127,7 @@ def test_rooms_do_not_reach_into_each_other():
         f"{name(path)} imports {n}"
         for path in FILES
         for n in imports(path)
-        if within(n, [f"ddjax.{other}" for other in BARRED.get(room(path), "").split()])
-        or n.startswith(".")
+        if within(n, [f"ddjax.{other}" for other in BARRED.get(room(path), "").split()]) or n.startswith(".")
     )
 
 
@@ -201,9 +196,7 @@ def test_no_exception_is_passed_over():
                 assert done, f"{at} except {caught}: passed over"
                 broad = {"Exception", "BaseException"} & set(re.findall(r"\w+", caught))
                 raises = any(isinstance(s, ast.Raise) for s in ast.walk(node))
-                uses = node.name and any(
-                    isinstance(s, ast.Name) and s.id == node.name for s in ast.walk(node)
-                )
+                uses = node.name and any(isinstance(s, ast.Name) and s.id == node.name for s in ast.walk(node))
                 assert not broad or raises or uses, f"{at} except {caught}: the error is lost"
         assert "contextlib.suppress" not in imports(path), f"{name(path)} suppresses"
     none(at for p in FILES for at, call, _ in calls(p) if call.endswith("contextlib.suppress"))

@@ -87,9 +87,7 @@ def test_saved_on_eight_devices_restored_on_fewer(tmp_path, count):
     state = jax.device_put({"x": value, "key": key}, sharding(8))
     with Checkpoint(tmp_path) as checkpoint:
         checkpoint.save(3, state, "h")
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(count)), state
-    )
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(count)), state)
     with Checkpoint(tmp_path) as checkpoint:
         restored, step = checkpoint.restore(like, config_hash="h")
     assert step == 3

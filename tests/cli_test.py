@@ -71,8 +71,7 @@ def test_a_wrong_command_is_told_the_nearest(capsys):
     assert cli.main(["lanch"]) == 2
     said = capsys.readouterr().err
     assert said == (
-        "ddjax: command = 'lanch' is not known; allowed: launch, evaluate, report, data. "
-        "Did you mean 'launch'?\n"
+        "ddjax: command = 'lanch' is not known; allowed: launch, evaluate, report, data. Did you mean 'launch'?\n"
     )
 
 

@@ -338,9 +338,7 @@ def test_a_users_method_can_be_named_on_the_command_line(user_file):
     assert run.method.mode == "b"
     assert run.method.steps == 3
     assert "Did you mean 'Mine'?" in refusal("--method", "mine.py:Mina")
-    assert "class in mine.py = 'Files' is not known; allowed: Mine." in refusal(
-        "--method", "mine.py:Files"
-    )
+    assert "class in mine.py = 'Files' is not known; allowed: Mine." in refusal("--method", "mine.py:Files")
     assert "there is no file 'other.py'" in refusal("--method", "other.py:Mine")
 
 
@@ -452,9 +450,7 @@ def test_evaluate_takes_the_settings_of_the_run_that_the_set_lies_in(tmp_path):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
 NAMES = [name for name in flags.leaves(Run()) if name != "workdir"]

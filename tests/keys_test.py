@@ -32,17 +32,13 @@ def test_the_step_may_be_traced_and_nothing_is_compiled_twice():
         return jax.random.key_data(keys.key(3, "pool", step))
 
     for step in range(4):
-        np.testing.assert_array_equal(
-            draw(jnp.int32(step)), jax.random.key_data(keys.key(3, "pool", step))
-        )
+        np.testing.assert_array_equal(draw(jnp.int32(step)), jax.random.key_data(keys.key(3, "pool", step)))
     assert len(traces) == 1
 
 
 def test_a_pool_member_drawn_at_every_step_is_uniform():
     steps = jnp.arange(10_000, dtype=jnp.int32)
-    members = jax.jit(
-        jax.vmap(lambda step: jax.random.randint(keys.key(0, "pool", step), (), 0, 9))
-    )(steps)
+    members = jax.jit(jax.vmap(lambda step: jax.random.randint(keys.key(0, "pool", step), (), 0, 9)))(steps)
     counts = np.bincount(np.asarray(members), minlength=9)
     assert len(counts) == 9
     assert stats.chisquare(counts).pvalue > 1e-3

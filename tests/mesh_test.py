@@ -79,9 +79,7 @@ def test_aux_is_averaged_over_the_devices():
     def fn(net, x):
         return loss(net, x), {"first": net["out"][0, 0]}
 
-    value, aux = mesh.sharded_pool_mean(fn, "scan", places, has_aux=True)(
-        pool(4), normal(9, 2, 8, 8, 3)
-    )
+    value, aux = mesh.sharded_pool_mean(fn, "scan", places, has_aux=True)(pool(4), normal(9, 2, 8, 8, 3))
     assert value.shape == ()
     close(aux["first"], jnp.mean(pool(4)["out"][:, 0, 0]))
 

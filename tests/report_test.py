@@ -197,9 +197,7 @@ def test_images_show_the_set_beside_real_ones_of_the_class(run):
     assert kept["labels"].tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
     assert kept["images"][:, 0, 0, 0].tolist() == [1, 4, 2, 3, 7, 0, 5, 6]
     images = Page(report.write(run).read_text(encoding="utf-8")).images
-    shown = [
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in images
-    ]
+    shown = [np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))) for uri in images]
     made = DistilledSet.load(run).images
     np.testing.assert_array_equal(shown[0], made[0, ..., 0])
     np.testing.assert_array_equal(shown[1], made[1, ..., 0])

@@ -89,9 +89,7 @@ class Launch:
         if self.resume and self.overwrite:
             problems.append("--resume and --overwrite exclude each other; give one of them.")
         if (self.resume or self.overwrite or self.only) and run.workdir is None:
-            problems.append(
-                "--resume, --overwrite and --only need --workdir RUN, the run they mean."
-            )
+            problems.append("--resume, --overwrite and --only need --workdir RUN, the run they mean.")
         return problems
 
 
@@ -212,9 +210,7 @@ def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> Judge:
         if judge.set and (folder / "config.json").is_file():
             run = read_config(str(folder / "config.json"))
             evaluate = dataclasses.replace(run.evaluate, baselines=judge.evaluate.baselines)
-            judge = dataclasses.replace(
-                judge, seed=run.seed, data=run.data, label=run.label, evaluate=evaluate
-            )
+            judge = dataclasses.replace(judge, seed=run.seed, data=run.data, label=run.label, evaluate=evaluate)
             break
     judge = apply(judge, [flag for flag in flags if flag.name != "help"], problems)
     judge = _settled(judge, lambda value: value, problems)
@@ -244,9 +240,7 @@ def _method(name: str, run: Run) -> Any:
 
 def _settled(value: Any, fill: Callable[[Any], Any], problems: list[str]) -> Any:
     """``value`` filled and checked; a group with a value of a wrong type is not looked into."""
-    slips = {
-        name: misfits(getattr(value, name), hint, name) for name, hint in fields(value).items()
-    }
+    slips = {name: misfits(getattr(value, name), hint, name) for name, hint in fields(value).items()}
     if not any(slips.values()):
         value = fill(value)
         problems += value.check()

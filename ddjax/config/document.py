@@ -127,9 +127,7 @@ def find_class(name: str, sha: str | None = None, where: str = "method") -> type
     if name in METHODS and "method" in where:
         return METHODS[name]
     if name == IN_MEMORY:
-        raise ConfigError(
-            f"{where}: arrays in memory are not stored with a run; give --data.train."
-        )
+        raise ConfigError(f"{where}: arrays in memory are not stored with a run; give --data.train.")
     path, colon, attribute = name.rpartition(":")
     if not colon or not path.endswith(".py"):
         raise ConfigError(choice(where, name, [*METHODS, "path.py:Name"]))
@@ -208,9 +206,7 @@ def hash(*parts: Any) -> str:
         if isinstance(value, Mapping):
             return {str(key): identity(item) for key, item in value.items()}
         if not dataclasses.is_dataclass(value) or isinstance(value, type):
-            return (
-                [identity(v) for v in value] if isinstance(value, list | tuple) else encode(value)
-            )
+            return [identity(v) for v in value] if isinstance(value, list | tuple) else encode(value)
         cls = type(value)
         name = {"class": cls.__qualname__}
         if not cls.__module__.startswith("ddjax."):
@@ -308,6 +304,4 @@ def listed(problems: list[str]) -> str:
     unique = list(dict.fromkeys(problems))
     if len(unique) == 1:
         return unique[0]
-    return "\n".join(
-        [f"{len(unique)} problems:", *(f"  {i}. {p}" for i, p in enumerate(unique, 1))]
-    )
+    return "\n".join([f"{len(unique)} problems:", *(f"  {i}. {p}" for i, p in enumerate(unique, 1))])

@@ -100,9 +100,7 @@ class Data:
             problems.append(choice(f"{prefix}.card", self.card, _cards()))
         for name, use in (("validation", 0.1), ("test_fraction", 0.2)):
             if not 0 < getattr(self, name) < 1:
-                problems.append(
-                    out_of_range(f"{prefix}.{name}", getattr(self, name), "0 < share < 1", use)
-                )
+                problems.append(out_of_range(f"{prefix}.{name}", getattr(self, name), "0 < share < 1", use))
         return problems + _at_least(self, prefix, size=1, subset=1)
 
     def card_id(self) -> str:
@@ -181,9 +179,7 @@ class Teacher:
     def filled(self, card: str) -> Self:
         """This group with every None of the recipe replaced from TEACHER_DEFAULTS."""
         row = {**TEACHER_DEFAULTS[""], **TEACHER_DEFAULTS.get(card, {})}
-        return dataclasses.replace(
-            self, **{name: row[name] for name in row if getattr(self, name) is None}
-        )
+        return dataclasses.replace(self, **{name: row[name] for name in row if getattr(self, name) is None})
 
     def check(self, prefix: str = "teacher") -> list[str]:
         """Every complaint about these values, as sentences."""
@@ -246,23 +242,17 @@ class Evaluate:
             problems.append(choice(f"{prefix}.protocol", self.protocol, PROTOCOLS))
         problems += [f"{prefix}.archs: {w}" for name in self.archs if (w := check_name(name))]
         if not self.archs:
-            problems.append(
-                out_of_range(f"{prefix}.archs", self.archs, "at least one name", ("convnet3",))
-            )
+            problems.append(out_of_range(f"{prefix}.archs", self.archs, "at least one name", ("convnet3",)))
         several = isinstance(self.baselines, tuple)
         allowed = BASELINES if several else ("none", "cheap", "all", *BASELINES)
         words = self.baselines if several else (self.baselines,)
-        return problems + [
-            choice(f"{prefix}.baselines", word, allowed) for word in words if word not in allowed
-        ]
+        return problems + [choice(f"{prefix}.baselines", word, allowed) for word in words if word not in allowed]
 
     def baseline_names(self) -> tuple[str, ...]:
         """The baselines to run, by name."""
         if isinstance(self.baselines, tuple):
             return self.baselines
-        return {"none": (), "cheap": CHEAP_BASELINES, "all": BASELINES}.get(
-            self.baselines, (self.baselines,)
-        )
+        return {"none": (), "cheap": CHEAP_BASELINES, "all": BASELINES}.get(self.baselines, (self.baselines,))
 
 
 @dataclasses.dataclass(frozen=True)

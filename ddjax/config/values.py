@@ -52,15 +52,11 @@ def describe(hint: Any) -> str:
 
 def sentence(name: str, value: object, hint: Any, nearest: object) -> str:
     """The one sentence for a value that does not fit: what is allowed and a valid choice."""
-    names = [
-        v for arm in arms(hint) if typing.get_origin(arm) is Literal for v in typing.get_args(arm)
-    ]
+    names = [v for arm in arms(hint) if typing.get_origin(arm) is Literal for v in typing.get_args(arm)]
     closed = all(typing.get_origin(arm) is Literal for arm in arms(hint))
     if closed and isinstance(value, str):
         return choice(name, value, names)
-    return (
-        f"{name} = {value!r} cannot be used; allowed: {describe(hint)}. Nearest valid: {nearest}."
-    )
+    return f"{name} = {value!r} cannot be used; allowed: {describe(hint)}. Nearest valid: {nearest}."
 
 
 def fit(value: Any, hint: Any) -> Any:

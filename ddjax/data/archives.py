@@ -188,10 +188,7 @@ def _index_tar(file: File, found: Members, unsafe: list[str]) -> None:
     walk(io.BufferedReader(_Window(file, 0, file.size)), 0, "", 0)
     large = [p for p, (_, size) in zip(found.paths, spans, strict=True) if size > MEMBER_BYTES]
     if large:
-        raise DataError(
-            f"{found.where}: {len(large)} members are larger than {MEMBER_BYTES} bytes: "
-            f"{listing(large)}."
-        )
+        raise DataError(f"{found.where}: {len(large)} members are larger than {MEMBER_BYTES} bytes: {listing(large)}.")
     found.read = lambda i: file.pread(*spans[i])
 
 
@@ -257,6 +254,4 @@ def _safe(name: str) -> str | None:
 
 def _note_unsafe(found: Members, unsafe: list[str]) -> None:
     if unsafe:
-        found.notes.append(
-            f"{len(unsafe)} members whose names leave the folder were ignored: {listing(unsafe)}"
-        )
+        found.notes.append(f"{len(unsafe)} members whose names leave the folder were ignored: {listing(unsafe)}")

@@ -125,9 +125,7 @@ def checked_labels(
         names, numbers = np.unique(labels, return_inverse=True)
         text = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
         return numbers.astype(np.int64), tuple(text)
-    if labels.dtype.kind not in "iu" and not (
-        labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels))
-    ):
+    if labels.dtype.kind not in "iu" and not (labels.dtype.kind == "f" and np.array_equal(labels, np.round(labels))):
         raise DataError(f"{where}: labels are {labels.dtype}; allowed: whole numbers from 0.")
     numbers = labels.astype(np.int64)
     below = np.flatnonzero(numbers < 0)

@@ -65,10 +65,7 @@ sunflower sweet_pepper table tank telephone television tiger tractor train trout
 wardrobe whale willow_tree wolf woman worm
 """
 _FASHION = "T-shirt/top|Trouser|Pullover|Dress|Coat|Sandal|Shirt|Sneaker|Bag|Ankle boot"
-_IMAGENETTE = (
-    "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 "
-    "n03445777 n03888257"
-)
+_IMAGENETTE = "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257"
 
 _MNIST_FILES = (
     (

@@ -57,9 +57,7 @@ def open_data(config: Any, seed: int, *, resident_bytes: int = RESIDENT_BYTES) -
             rows, test_rows, total = *_fixed_digits(train), _DIGITS_TEST
             notes.append(f"test: the fixed stratified {total} digits of the card")
         else:
-            rows, test_rows = hold_out(
-                rows, train.labels, total, "data-test", argument=train.where, class_names=names
-            )
+            rows, test_rows = hold_out(rows, train.labels, total, "data-test", argument=train.where, class_names=names)
             notes.append(f"test: stratified {share} of the training images held out (no data.test)")
         test = train
     else:
@@ -149,9 +147,7 @@ def _check_labels(source: Source, names: tuple[str, ...], argument: str) -> None
     counts = np.bincount(source.labels, minlength=len(names))
     empty = [names[c] for c in np.flatnonzero(counts == 0)]
     if empty:
-        raise DataError(
-            f"{argument}: {len(empty)} of {len(names)} classes are empty: {listing(empty)}."
-        )
+        raise DataError(f"{argument}: {len(empty)} of {len(names)} classes are empty: {listing(empty)}.")
     if len(names) < 2:
         raise DataError(f"{argument}: only one class, {listing(names)}; at least two are needed.")
 
@@ -208,9 +204,7 @@ def _load(
     want = dataclasses.replace(want, channels=channels)
     if want.resize != "none":
         notes.append(f"images resized ({want.resize}) to {want.size} by Pillow, bicubic")
-    arrays = [
-        a if a is None or a.shape[-1] == channels else np.repeat(a, 3, axis=-1) for a in arrays
-    ]
+    arrays = [a if a is None or a.shape[-1] == channels else np.repeat(a, 3, axis=-1) for a in arrays]
     return [Split(s, rows, want, a) for (s, rows), a in zip(chosen, arrays, strict=True)]
 
 
@@ -218,9 +212,7 @@ def _want(config: Any, card: Card | None) -> Want:
     size = (config.size, config.size) if config.size else None
     if size is None and config.resize != "none":
         if card is None:
-            raise ConfigError(
-                f"data.resize = {config.resize!r} needs a size: give --data.size, or --data.card."
-            )
+            raise ConfigError(f"data.resize = {config.resize!r} needs a size: give --data.size, or --data.card.")
         size = card.size
     channels = {"grey": 1, "rgb": 3, "auto": card.channels if card else None}[config.channels]
     return Want(size, channels, config.resize)

@@ -49,9 +49,7 @@ def fetch(
     return [_fetch_one(archive, folder / archive.name, say, opener) for archive in wanted.archives]
 
 
-def _fetch_one(
-    archive: Archive, path: Path, say: Callable[[str], None], opener: Callable[..., Any]
-) -> Path:
+def _fetch_one(archive: Archive, path: Path, say: Callable[[str], None], opener: Callable[..., Any]) -> Path:
     if path.is_file():
         _verify(archive, path, path, say)
         return path
@@ -60,8 +58,7 @@ def _fetch_one(
         _download(archive.url, part, opener)
     except urllib.error.HTTPError as error:
         raise DataError(
-            f"{archive.url}: the server answered {error.code} {error.reason}. Download it by hand "
-            f"to {path}."
+            f"{archive.url}: the server answered {error.code} {error.reason}. Download it by hand to {path}."
         ) from error
     except _BROKEN as error:
         kept = part.stat().st_size if part.is_file() else 0
@@ -95,9 +92,7 @@ def _download(url: str, part: Path, opener: Callable[..., Any]) -> None:
         declared = response.headers.get("Content-Length")
     came = part.stat().st_size - (done if resumed else 0)
     if declared is not None and came != int(declared):
-        raise DataError(
-            f"{url}: {came} of {declared} bytes came. Run the same command again to continue."
-        )
+        raise DataError(f"{url}: {came} of {declared} bytes came. Run the same command again to continue.")
 
 
 def _verify(archive: Archive, held: Path, path: Path, say: Callable[[str], None]) -> None:

@@ -43,9 +43,7 @@ def idx(path: str, where: str) -> Parts:
     images = _read_idx(Path(pair[0]).expanduser(), 3)
     labels = _read_idx(Path(pair[1]).expanduser(), 1)
     if len(images) != len(labels):
-        raise DataError(
-            f"{where}: {len(images)} images in {pair[0]} but {len(labels)} labels in {pair[1]}."
-        )
+        raise DataError(f"{where}: {len(images)} images in {pair[0]} but {len(labels)} labels in {pair[1]}.")
     return {"": from_arrays(where, images, labels)}
 
 

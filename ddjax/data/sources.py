@@ -136,16 +136,12 @@ def _adopt(argument: str, opened: Any) -> Parts:
         return opened.open()
     if isinstance(opened, tuple) and len(opened) in (2, 3):
         return {"": from_arrays(where, *opened)}
-    if isinstance(opened, tuple) or not all(
-        hasattr(opened, name) for name in ("__len__", "__getitem__", "labels")
-    ):
+    if isinstance(opened, tuple) or not all(hasattr(opened, name) for name in ("__len__", "__getitem__", "labels")):
         raise DataError(
             f"{where}: open() must return a ddjax.data.Source, Arrays, (images, labels), or an "
             "object with len(), [i] and labels."
         )
-    labels, names = checked_labels(
-        where, np.asarray(opened.labels), getattr(opened, "class_names", None)
-    )
+    labels, names = checked_labels(where, np.asarray(opened.labels), getattr(opened, "class_names", None))
     if len(labels) != len(opened):
         raise DataError(f"{where}: {len(opened)} images but {len(labels)} labels.")
     get = opened.__getitem__

@@ -34,9 +34,7 @@ class Want:
 class Split:
     """``n`` images ``[H, W, D]``, ``labels`` int32 ``[n]``; ``images`` is None where streamed."""
 
-    def __init__(
-        self, source: Source, rows: np.ndarray, want: Want, images: np.ndarray | None = None
-    ):
+    def __init__(self, source: Source, rows: np.ndarray, want: Want, images: np.ndarray | None = None):
         """Of ``rows`` of ``source``; streamed (``images`` None) needs every field of ``want``."""
         self.source, self.rows, self.want, self.images = source, np.asarray(rows), want, images
         self.labels = source.labels[self.rows].astype(np.int32)
@@ -181,9 +179,7 @@ def load(
     return out
 
 
-def probe(
-    source: Source, rows: np.ndarray, want: Want, *, complaints: Complaints
-) -> tuple[int, int, int]:
+def probe(source: Source, rows: np.ndarray, want: Want, *, complaints: Complaints) -> tuple[int, int, int]:
     """The shape of every image of ``rows`` by their headers; complains as `load` does."""
     if want.size and want.channels and want.resize != "none":
         return (*want.size, want.channels)

@@ -24,9 +24,7 @@ def shares(counts: np.ndarray, total: int, most: np.ndarray) -> np.ndarray:
     return dealt
 
 
-def draw(
-    labels: np.ndarray, total: int, stream: str, *, seed: int = 0, spare: int = 0
-) -> np.ndarray:
+def draw(labels: np.ndarray, total: int, stream: str, *, seed: int = 0, spare: int = 0) -> np.ndarray:
     """Mask bool [n] of a stratified choice of ``total``, a function of (seed, stream).
 
     ``spare`` images of every class are never chosen; ``C <= total <= n - C spare`` is the caller's.
@@ -66,9 +64,7 @@ def hold_out(
     return rows[~chosen], rows[chosen]
 
 
-def subset(
-    rows: np.ndarray, labels: np.ndarray, total: int, *, seed: int, classes: int
-) -> np.ndarray:
+def subset(rows: np.ndarray, labels: np.ndarray, total: int, *, seed: int, classes: int) -> np.ndarray:
     """A stratified choice of ``total`` of ``rows``, drawn by ``seed``; ConfigError out of range."""
     if not classes <= total <= len(rows):
         use = min(max(total, classes), len(rows))

@@ -44,9 +44,7 @@ def _read_parquet(reader: Any, files: list[Path], where: str) -> Source:
             image, label = _columns(schema, f"{where}: {file.name}")
             tables.append(reader.read_table(file, columns=[image, label], memory_map=True))
         except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
-            raise DataError(
-                f"{where}: {file.name} is no readable parquet file ({error})."
-            ) from error
+            raise DataError(f"{where}: {file.name} is no readable parquet file ({error}).") from error
     chunks = [chunk for table in tables for chunk in table.column(image).chunks]
     values = [v for table in tables for v in table.column(label).to_pylist()]
     missing = [str(i) for i, v in enumerate(values) if v is None]
@@ -122,10 +120,7 @@ def tfds(name: str, where: str) -> Parts:
     wanted = {PARTS[split]: split for split in splits if split in PARTS}
     if not wanted:
         raise DataError(f"{where}: splits {', '.join(splits)}; name one as tfds:NAME/SPLIT.")
-    return {
-        part: _read_tfds(tensorflow_datasets, builder, split, where)
-        for part, split in wanted.items()
-    }
+    return {part: _read_tfds(tensorflow_datasets, builder, split, where) for part, split in wanted.items()}
 
 
 def _version(folder: Path, where: str) -> Path:
@@ -137,9 +132,7 @@ def _version(folder: Path, where: str) -> Path:
         return folder
     if len(configs) != 1:
         shown = listing(configs) if configs else "none"
-        raise DataError(
-            f"{where}: {len(configs)} prepared configs in {folder} ({shown}); name one."
-        )
+        raise DataError(f"{where}: {len(configs)} prepared configs in {folder} ({shown}); name one.")
     return max(found, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
 
 
@@ -150,9 +143,7 @@ def _read_tfds(module: Any, builder: Any, split: str, where: str) -> Source:
     image = "image" if "image" in images else next(iter(images), None)
     label = "label" if "label" in classes else next(iter(classes), None)
     if image is None or label is None:
-        raise DataError(
-            f"{where}: features {', '.join(features)}; needs an Image and a ClassLabel."
-        )
+        raise DataError(f"{where}: features {', '.join(features)}; needs an Image and a ClassLabel.")
     rows = builder.as_data_source(split, decoders={image: module.decode.SkipDecoding()})
     labels = np.array([int(rows[i][label]) for i in range(len(rows))], np.int64)
     names = features[label].names

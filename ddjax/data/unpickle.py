@@ -57,9 +57,7 @@ class _Array:
             raise DataError(f"holds an array of shape {self.shape}.")
         declared = math.prod(self.shape) * kind.itemsize
         if declared != len(data) or declared > ARRAY_BYTES:
-            raise DataError(
-                f"holds an array of {declared} bytes by its shape, {len(data)} by its data."
-            )
+            raise DataError(f"holds an array of {declared} bytes by its shape, {len(data)} by its data.")
         order = "F" if self.fortran else "C"
         return np.frombuffer(data, kind).reshape(self.shape, order=order)
 
@@ -133,10 +131,7 @@ def _finished(value: Any, known: dict[int, Any], *, depth: int) -> Any:
         made = value.numpy()
         result = made if made.ndim else made[()]
     elif isinstance(value, dict):
-        pairs = [
-            (_finished(k, known, depth=depth + 1), _finished(v, known, depth=depth + 1))
-            for k, v in value.items()
-        ]
+        pairs = [(_finished(k, known, depth=depth + 1), _finished(v, known, depth=depth + 1)) for k, v in value.items()]
         result = dict(pairs)
     elif isinstance(value, list | tuple):
         items = [_finished(v, known, depth=depth + 1) for v in value]

@@ -28,9 +28,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from ddjax.types import Augment, View
 
 TRIES = 10
-DRAWS = (
-    7 + 2 * TRIES
-)  # uniform numbers per image: corner 2, flip, partner, lambda, mix centre 2, tries
+DRAWS = 7 + 2 * TRIES  # uniform numbers per image: corner 2, flip, partner, lambda, mix centre 2, tries
 
 
 def _below(u: Float[Array, "..."], count: int | Int[Array, "n"]) -> Int[Array, "..."]:
@@ -38,9 +36,7 @@ def _below(u: Float[Array, "..."], count: int | Int[Array, "n"]) -> Int[Array, "
     return jnp.floor(u * jnp.asarray(count, jnp.float32)).astype(jnp.int32)
 
 
-def _resized_boxes(
-    u: Float[Array, "n draws"], augment: Augment, height: int, width: int
-) -> Int[Array, "n 4"]:
+def _resized_boxes(u: Float[Array, "n draws"], augment: Augment, height: int, width: int) -> Int[Array, "n 4"]:
     """RandomResizedCrop by torchvision's rule: the first of ten draws that fits, else central.
 
     Area fraction uniform in ``augment.area``, width/height log-uniform in ``augment.ratio``; the
@@ -64,9 +60,7 @@ def _resized_boxes(
     return jnp.stack([top, left, h, w], axis=1)
 
 
-def _crop_boxes(
-    u: Float[Array, "n draws"], augment: Augment, height: int, width: int
-) -> Int[Array, "n 4"]:
+def _crop_boxes(u: Float[Array, "n draws"], augment: Augment, height: int, width: int) -> Int[Array, "n 4"]:
     """Boxes in the image padded by ``augment.pad`` zeros, in the unpadded one's coordinates."""
     pad = augment.pad
     if augment.area is not None:
@@ -190,9 +184,7 @@ def apply_view(
     Raises TypeError on integer images, whose interpolation would be cut to integers in silence.
     """
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise TypeError(
-            f"apply_view: images are {images.dtype}; allowed: floating (normalise first)."
-        )
+        raise TypeError(f"apply_view: images are {images.dtype}; allowed: floating (normalise first).")
     height, width = images.shape[1:3]
     out_height, out_width = size or (height, width)
     top, left, h, w = view.box.T

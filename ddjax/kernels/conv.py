@@ -134,9 +134,7 @@ def _plain(lhs: jax.Array, rhs: jax.Array, keywords: dict) -> bool:
     )
 
 
-def _window(
-    lhs: jax.Array, rhs: jax.Array, strides: tuple, padding: Padding
-) -> tuple[jax.Array, Window | None]:
+def _window(lhs: jax.Array, rhs: jax.Array, strides: tuple, padding: Padding) -> tuple[jax.Array, Window | None]:
     """Input and geometry, "SAME" resolved (lopsided at stride 2); None: the library must serve.
 
     Zeros that lie a whole kernel beyond the border are laid round the input here.
@@ -164,9 +162,7 @@ def _forward(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     if window.kernel == (1, 1) or (height * width <= 16 and channels >= 256):
         spatial = [(0, 0), *window.padding, (0, 0)]
         x = x if window.kernel == (1, 1) else jnp.pad(x, spatial)
-        parts = [
-            _dot(patch, w[p, q], (3,), (0,)) for p, q, patch in _shifted(x, window, window.out)
-        ]
+        parts = [_dot(patch, w[p, q], (3,), (0,)) for p, q, patch in _shifted(x, window, window.out)]
         return sum(parts[1:], parts[0]).astype(x.dtype)
     return lax.conv_general_dilated(x, w, window.strides, window.padding, dimension_numbers=LAYOUT)
 
@@ -183,9 +179,7 @@ def _input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     backward = Window(window.out, window.kernel, (1, 1), pads)  # type: ignore
     if window.strides == (1, 1):
         return _forward(dy, flipped, backward)
-    return lax.conv_general_dilated(
-        dy, flipped, (1, 1), pads, lhs_dilation=window.strides, dimension_numbers=LAYOUT
-    )
+    return lax.conv_general_dilated(dy, flipped, (1, 1), pads, lhs_dilation=window.strides, dimension_numbers=LAYOUT)
 
 
 def _input_gradient_few(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
@@ -198,9 +192,7 @@ def _input_gradient_few(dy: jax.Array, w: jax.Array, window: Window) -> jax.Arra
 
     def gradient(chunk: jax.Array) -> jax.Array:
         columns = _dot(w, chunk, (3,), (3,))  # [kh, kw, I, n, H', W']
-        parts = [
-            _placed(columns[p, q], p, q, window, axes=(2, 3)) for p in range(kh) for q in range(kw)
-        ]
+        parts = [_placed(columns[p, q], p, q, window, axes=(2, 3)) for p in range(kh) for q in range(kw)]
         return jnp.moveaxis(sum(parts[1:], parts[0]), 0, 3).astype(dy.dtype)
 
     n = _images_at_once(dy.shape[0], height * width)
@@ -263,9 +255,7 @@ def _many_patches(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
         return block_gradient(x, dy)
 
     def add(total: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
-        above = lax.dynamic_slice_in_dim(
-            x, block * rows * stride, (rows - 1) * stride + taps, axis=1
-        )
+        above = lax.dynamic_slice_in_dim(x, block * rows * stride, (rows - 1) * stride + taps, axis=1)
         beside = lax.dynamic_slice_in_dim(dy, block * rows, rows, axis=1)
         return total + block_gradient(above, beside), None
 
@@ -287,9 +277,7 @@ def _images_at_once(images: int, pixels: int) -> int:
     return min(near, key=lambda n: (abs(n - want), n), default=want)
 
 
-def _shifted(
-    x: jax.Array, window: Window, out: tuple[int, int], axis: int = 1
-) -> list[tuple[int, int, jax.Array]]:
+def _shifted(x: jax.Array, window: Window, out: tuple[int, int], axis: int = 1) -> list[tuple[int, int, jax.Array]]:
     """(p, q, what kernel element p, q sees of padded x); height and width at axis, axis + 1."""
     (kh, kw), (sy, sx), (height, width) = window.kernel, window.strides, out
     found = []
@@ -301,9 +289,7 @@ def _shifted(
     return found
 
 
-def _placed(
-    values: jax.Array, p: int, q: int, window: Window, *, axes: tuple[int, int]
-) -> jax.Array:
+def _placed(values: jax.Array, p: int, q: int, window: Window, *, axes: tuple[int, int]) -> jax.Array:
     """The output's `values`, laid where kernel element p, q sees the input; 0 elsewhere."""
     pads = [(0, 0, 0)] * values.ndim
     sides = zip(axes, (p, q), window.size, window.out, window.strides, window.padding, strict=True)
@@ -374,11 +360,7 @@ def _batch(primitive: Primitive, folds: bool, args: tuple, dims: tuple, *, windo
         many = jnp.moveaxis(args[0], dims[0], 0)
         out = primitive.bind(many.reshape(-1, *many.shape[2:]), args[1], window=window)
         return out.reshape(*many.shape[:2], *out.shape[1:]), 0
-    mapped = [
-        (i, jnp.moveaxis(a, d, 0))
-        for i, (a, d) in enumerate(zip(args, dims, strict=True))
-        if d is not None
-    ]
+    mapped = [(i, jnp.moveaxis(a, d, 0)) for i, (a, d) in enumerate(zip(args, dims, strict=True)) if d is not None]
 
     def one(members: list) -> jax.Array:
         operands = list(args)

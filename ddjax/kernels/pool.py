@@ -79,9 +79,9 @@ def _scan_mean(fn: Callable[..., Tree], stacked: tuple, size: int, has_aux: bool
     """The mean by `scan`: `fn` as a function of flat lists, what it closes over among them."""
     leaves, structure = jax.tree.flatten(stacked)
     example = [jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) for leaf in leaves]
-    program, shapes = jax.make_jaxpr(
-        lambda *flat: fn(*jax.tree.unflatten(structure, flat)), return_shape=True
-    )(*example)
+    program, shapes = jax.make_jaxpr(lambda *flat: fn(*jax.tree.unflatten(structure, flat)), return_shape=True)(
+        *example
+    )
 
     def flat_fn(members: list, shared: list) -> list:
         return jaxpr_as_fun(ClosedJaxpr(program.jaxpr, shared))(*members)
@@ -125,9 +125,9 @@ def _mean_with_gradient(fn: Callable[[list, list], list], size: int) -> Callable
 
         def add(carry: tuple, members: list) -> tuple[tuple, list]:
             at_member = [members[i] for i in mine]
-            (value, rest), (by_member, by_shared) = jax.value_and_grad(
-                loss, argnums=(0, 1), has_aux=True
-            )(at_member, at_shared, members)
+            (value, rest), (by_member, by_shared) = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
+                at_member, at_shared, members
+            )
             return jax.tree.map(jnp.add, carry, ([value, *rest], by_shared)), by_member
 
         shapes = jax.eval_shape(lambda: fn([leaf[0] for leaf in stacked], shared))

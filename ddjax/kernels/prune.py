@@ -13,18 +13,14 @@ import jax.numpy as jnp
 from ddjax.types import Tree
 
 
-def magnitude_mask(
-    key: jax.Array, params: Tree, density: float | jax.Array, *, jitter: float = 0.0
-) -> Tree:
+def magnitude_mask(key: jax.Array, params: Tree, density: float | jax.Array, *, jitter: float = 0.0) -> Tree:
     """Tree of 0/1 masks shaped and typed like `params`; `density` in [0, 1] may be traced.
 
     Of each pruned weight exactly round(density n) entries stay, ties by position.
     """
     leaves, structure = jax.tree.flatten(params)
     masks = [
-        _leaf_mask(jax.random.fold_in(key, i), leaf, density, jitter)
-        if leaf.ndim >= 2
-        else jnp.ones_like(leaf)
+        _leaf_mask(jax.random.fold_in(key, i), leaf, density, jitter) if leaf.ndim >= 2 else jnp.ones_like(leaf)
         for i, leaf in enumerate(leaves)
     ]
     return jax.tree.unflatten(structure, masks)
@@ -35,9 +31,7 @@ def apply_mask(params: Tree, mask: Tree) -> Tree:
     return jax.tree.map(lambda p, m: jnp.where(m > 0, p, jnp.zeros_like(p)), params, mask)
 
 
-def _leaf_mask(
-    key: jax.Array, leaf: jax.Array, density: float | jax.Array, jitter: float
-) -> jax.Array:
+def _leaf_mask(key: jax.Array, leaf: jax.Array, density: float | jax.Array, jitter: float) -> jax.Array:
     score = jnp.abs(leaf).reshape(-1)
     if jitter > 0.0:
         score = score * jnp.exp(jitter * jax.random.normal(key, score.shape, score.dtype))

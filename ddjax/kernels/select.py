@@ -22,18 +22,14 @@ def _by_class(labels: np.ndarray, choose: Callable[[np.ndarray], np.ndarray]) ->
     return np.concatenate([choose(np.flatnonzero(labels == c)) for c in classes])
 
 
-def random_per_class(
-    rng: np.random.Generator, labels: Int[np.ndarray, "N"], ipc: int
-) -> Int[np.ndarray, "CK"]:
+def random_per_class(rng: np.random.Generator, labels: Int[np.ndarray, "N"], ipc: int) -> Int[np.ndarray, "CK"]:
     """``ipc`` images of each class, uniformly without replacement."""
     return _by_class(labels, lambda rows: rng.choice(rows, ipc, replace=False))
 
 
 def _nearest_distinct(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """For each centre in turn the nearest point that no earlier centre took."""
-    square = (
-        np.sum(points**2, axis=1)[None] - 2 * centres @ points.T
-    )  # + ||centre||^2, the same along a row
+    square = np.sum(points**2, axis=1)[None] - 2 * centres @ points.T  # + ||centre||^2, the same along a row
     taken: list[int] = []
     for row in square:
         row[taken] = np.inf
@@ -61,9 +57,7 @@ def kmeans(
     return _by_class(labels, choose)
 
 
-def herding(
-    features: Num[np.ndarray, "N F"], labels: Int[np.ndarray, "N"], ipc: int
-) -> Int[np.ndarray, "CK"]:
+def herding(features: Num[np.ndarray, "N F"], labels: Int[np.ndarray, "N"], ipc: int) -> Int[np.ndarray, "CK"]:
     """Greedily the images whose running mean stays nearest to the class mean (ties: the first)."""
 
     def choose(rows: np.ndarray) -> np.ndarray:

@@ -27,9 +27,7 @@ from ddjax.kernels.unroll import Loss, iterates, sgd
 from ddjax.types import Tree
 
 
-def directional(
-    loss: Loss, params: Tree, images: Float[Array, "N ..."], v: Tree
-) -> Float[Array, ""]:
+def directional(loss: Loss, params: Tree, images: Float[Array, "N ..."], v: Tree) -> Float[Array, ""]:
     """<grad_theta loss(params, images), v> = d/d(eps) loss(params + eps v, images), by ``jvp``.
 
     Its gradient in ``images`` is one reverse pass over the forward derivative: no Hessian in

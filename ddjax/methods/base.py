@@ -22,7 +22,9 @@ class Context(NamedTuple):
     low: tuple[float, ...]  # smallest legal value of each channel, normalised space
     high: tuple[float, ...]
     augment: Augment  # the card's own views
-    pool_mean: Callable[[Callable], Callable]  # mean of fn(member, *shared) over axis 0 of its first argument, on the mesh
+    pool_mean: Callable[
+        [Callable], Callable
+    ]  # mean of fn(member, *shared) over axis 0 of its first argument, on the mesh
 
 
 @dataclasses.dataclass(frozen=True)

@@ -118,15 +118,11 @@ class Teddy(Method):
         if self.lr is not None and not self.lr > 0:
             problems.append(out_of_range(f"{prefix}.lr", self.lr, "> 0", 0.1))
         if not all(0 <= b < 1 for b in self.betas):
-            problems.append(
-                out_of_range(f"{prefix}.betas", self.betas, "two numbers in [0, 1)", (0.5, 0.9))
-            )
+            problems.append(out_of_range(f"{prefix}.betas", self.betas, "two numbers in [0, 1)", (0.5, 0.9)))
         if isinstance(self.pool_draw, int) and self.pool_draw < 1:
             problems.append(out_of_range(f"{prefix}.pool_draw", self.pool_draw, ">= 1, 'one' or 'all'", "one"))
         if self.crop_area and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
-            problems.append(
-                out_of_range(f"{prefix}.crop_area", self.crop_area, "0 < low <= high <= 1", (0.08, 1.0))
-            )
+            problems.append(out_of_range(f"{prefix}.crop_area", self.crop_area, "0 < low <= high <= 1", (0.08, 1.0)))
         if self.objective not in OBJECTIVES:
             problems.append(choice(f"{prefix}.objective", self.objective, OBJECTIVES))
         return problems
@@ -154,9 +150,7 @@ def image_loss(method: Teddy, net: Net, classes: int):
         out = net.apply(teacher.params, teacher.state, x, train=False, taps=True)
         onehot = losses.onehot(labels, classes) if method.stat_scope == "class" else None
         weights = {next(iter(out.taps)): method.first_layer}
-        distance = statistics.statistic_distance(
-            out.taps, teacher.statistics, weights=weights, onehot=onehot
-        )
+        distance = statistics.statistic_distance(out.taps, teacher.statistics, weights=weights, onehot=onehot)
         return classify(teacher, out.logits, labels) + method.alpha * distance
 
     def matched_gradients(teacher: Teachers, x: jax.Array, labels: jax.Array) -> jax.Array:
@@ -214,9 +208,7 @@ def build(method: Teddy, context: Context) -> Distiller:
         offset, update = (batch.step // method.steps) * size, batch.step % method.steps
         rows = jax.lax.dynamic_slice_in_dim(order, offset, size)
         images, labels = state.images[rows], state.labels[rows]
-        view = views.draw_view(
-            k_view, recovery, jnp.arange(size, dtype=jnp.int32), update, image_size=(height, width)
-        )
+        view = views.draw_view(k_view, recovery, jnp.arange(size, dtype=jnp.int32), update, image_size=(height, width))
         at_models = draw(method, k_draw, batch.teachers, loss, context.pool_mean)
 
         def objective(x: jax.Array) -> jax.Array:

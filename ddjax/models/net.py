@@ -25,9 +25,7 @@ from ddjax.types import Net, Outputs, Tree
 DRAWS: dict[str, Callable[..., jax.Array]] = {
     "normal": lambda key, size: jax.random.normal(key, (size,)),
     # 0.8796 is the standard deviation of a standard normal cut at +-2
-    "truncated": lambda key, size: (
-        jax.random.truncated_normal(key, -2.0, 2.0, (size,)) / 0.87962566103423978
-    ),
+    "truncated": lambda key, size: jax.random.truncated_normal(key, -2.0, 2.0, (size,)) / 0.87962566103423978,
     "uniform": lambda key, size: jax.random.uniform(key, (size,), minval=-1.0, maxval=1.0),
 }
 Leaves = dict[tuple[str, ...], tuple[tuple[int, ...], str, float]]  # path -> shape, kind, scale
@@ -57,9 +55,7 @@ def make_net(
             paths[path] = type(tap)
         return module
 
-    graph, abstract_params, abstract_state = nnx.split(
-        nnx.eval_shape(named), nnx.Param, nnx.BatchStat
-    )
+    graph, abstract_params, abstract_state = nnx.split(nnx.eval_shape(named), nnx.Param, nnx.BatchStat)
     leaves = {**_leaves("params", abstract_params), **_leaves("state", abstract_state)}
     batch_norms = sorted(path for path, kind in paths.items() if kind is BatchNorm)
 

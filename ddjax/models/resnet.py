@@ -47,9 +47,7 @@ class BasicBlock(nnx.Module):
 
     expansion = 1
 
-    def __init__(
-        self, layers: Layers, inputs: int, width: int, stride: int, norm: str, cifar: bool
-    ):
+    def __init__(self, layers: Layers, inputs: int, width: int, stride: int, norm: str, cifar: bool):
         self.conv1 = layers.conv(inputs, width, 3, stride=stride, bias=False)
         self.norm1 = layers.norm(norm, width, groups=GROUPS)
         self.conv2 = layers.conv(width, width, 3, bias=False)
@@ -71,9 +69,7 @@ class Bottleneck(nnx.Module):
 
     expansion = 4
 
-    def __init__(
-        self, layers: Layers, inputs: int, width: int, stride: int, norm: str, cifar: bool
-    ):
+    def __init__(self, layers: Layers, inputs: int, width: int, stride: int, norm: str, cifar: bool):
         outputs = self.expansion * width
         self.conv1 = layers.conv(inputs, width, 1, bias=False)
         self.norm1 = layers.norm(norm, width, groups=GROUPS)
@@ -133,9 +129,7 @@ class ResNet(nnx.Module):
             )
         size = 7 if imagenet else 3
         self.imagenet = imagenet
-        self.entry = ConvNorm(
-            layers, image_shape[2], width, size, stride=2 if imagenet else 1, norm=norm
-        )
+        self.entry = ConvNorm(layers, image_shape[2], width, size, stride=2 if imagenet else 1, norm=norm)
         inputs = width
         for index, count in enumerate(counts):
             stage = (inputs, width << index, 1 if index == 0 else 2, norm, cifar)

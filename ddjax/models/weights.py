@@ -177,9 +177,7 @@ def _fit(
         for name, array in found.items()
         if array.shape != expected[name]
     ]
-    failures["not floating point"] = [
-        f"{name}: {array.dtype}" for name, array in found.items() if not _floating(array)
-    ]
+    failures["not floating point"] = [f"{name}: {array.dtype}" for name, array in found.items() if not _floating(array)]
     lines = [f"{path} does not fit {net.name} ({len(expected)} leaves):"]
     for kind, names in failures.items():
         if names:

@@ -140,9 +140,7 @@ def write_parquet(folder: Path, parts) -> Path:
             held = [{"bytes": png(images[i]), "path": f"{i}.png"} for i in rows]
             table = pa.table({"image": held, "label": labels[rows]})
             table = table.replace_schema_metadata(metadata)
-            pyarrow.parquet.write_table(
-                table, folder / f"{part}-{k:05d}-of-00002.parquet", row_group_size=7
-            )
+            pyarrow.parquet.write_table(table, folder / f"{part}-{k:05d}-of-00002.parquet", row_group_size=7)
     return folder
 
 

@@ -30,13 +30,9 @@ def test_png_modes():
     np.testing.assert_array_equal(decode.decode(encode(with_alpha)), RGB)
     np.testing.assert_array_equal(decode.decode(encode(Image.fromarray(GREY)))[..., 0], GREY)
     np.testing.assert_array_equal(decode.decode(encode(grey_alpha))[..., 0], GREY)
-    np.testing.assert_array_equal(
-        decode.decode(encode(Image.fromarray(GREY > 127)))[..., 0], (GREY > 127) * 255
-    )
+    np.testing.assert_array_equal(decode.decode(encode(Image.fromarray(GREY > 127)))[..., 0], (GREY > 127) * 255)
     palette = colour.quantize(16)
-    np.testing.assert_array_equal(
-        decode.decode(encode(palette)), np.asarray(palette.convert("RGB"))
-    )
+    np.testing.assert_array_equal(decode.decode(encode(palette)), np.asarray(palette.convert("RGB")))
     clear = encode(palette, transparency=bytes(range(16)))
     np.testing.assert_array_equal(decode.decode(clear), np.asarray(palette.convert("RGB")))
 

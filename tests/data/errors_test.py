@@ -48,9 +48,7 @@ def test_truncated_and_non_image_files_are_listed_and_counted(broken, resident):
 
 def test_a_set_without_one_good_image(broken):
     root = broken({f"{c}/{i}.png": b"x" for c in ("cat", "dog") for i in range(8)})
-    refused(
-        r"16 of 16 images cannot be decoded: cat/\d\.png \(not an image\)", train=f"folder:{root}"
-    )
+    refused(r"16 of 16 images cannot be decoded: cat/\d\.png \(not an image\)", train=f"folder:{root}")
 
 
 def test_files_among_images_that_are_none_by_name(broken):
@@ -107,9 +105,7 @@ def test_a_class_in_one_split_only(broken):
 
 def test_mixed_sizes_without_a_rule(broken):
     root = broken({f"dog/wide{i}.jpg": jpeg(12) for i in range(9)})
-    message = refused(
-        r"9 of 25 images are not 8x8 but 12x12 \(9\): dog/wide", train=f"folder:{root}"
-    )
+    message = refused(r"9 of 25 images are not 8x8 but 12x12 \(9\): dog/wide", train=f"folder:{root}")
     assert "--data.resize squash" in message
     refused(r"not 16x16 \(data\.size\) but 8x8", train=f"folder:{root}", size=16)
     refused(r"data\.resize = 'crop' needs a size", train=f"folder:{root}", resize="crop")
@@ -120,8 +116,7 @@ def test_mixed_sizes_without_a_rule(broken):
 
 def test_sizes_may_not_differ_between_train_and_test(broken):
     test = broken(
-        {f"{c}/{i}.png": None for c in ("cat", "dog") for i in range(8)}
-        | {"cat/a.jpg": jpeg(9), "dog/a.jpg": jpeg(9)},
+        {f"{c}/{i}.png": None for c in ("cat", "dog") for i in range(8)} | {"cat/a.jpg": jpeg(9), "dog/a.jpg": jpeg(9)},
         "test",
     )
     refused(
@@ -162,9 +157,7 @@ def test_arrays_of_another_type():
     holes[3, 0], holes[7, 1] = np.nan, np.inf
     refused(r"2 images hold NaN or infinity: 3, 7", train=arrays(images=holes))
     refused(r"float32 in \[0\.0, 0\.0\]; allowed: uint8", train=arrays(images=np.zeros_like(holes)))
-    refused(
-        r"shape \(20, 3, 5, 5\); allowed", train=arrays(images=np.zeros((20, 3, 5, 5), np.uint8))
-    )
+    refused(r"shape \(20, 3, 5, 5\); allowed", train=arrays(images=np.zeros((20, 3, 5, 5), np.uint8)))
     refused(r"no images", train=arrays(images=np.zeros((0, 4, 4), np.uint8)))
     refused(r"labels are float64; allowed: whole numbers", train=arrays(labels=np.arange(20) / 2))
     refused(
@@ -293,11 +286,7 @@ def test_what_a_users_open_may_return():
     assert (
         len(
             open_data(
-                Data(
-                    train=Odd(
-                        {"train": pair, "test": arrays(6, images=np.zeros((6, 4, 4), np.uint8))}
-                    )
-                ),
+                Data(train=Odd({"train": pair, "test": arrays(6, images=np.zeros((6, 4, 4), np.uint8))})),
                 0,
             ).test
         )

@@ -63,9 +63,7 @@ def test_without_a_network(tmp_path):
     def offline(request, timeout):
         raise urllib.error.URLError("no route to host")
 
-    with pytest.raises(
-        DataError, match=r"no connection \(no route to host\).*by hand to .*tiny\.zip"
-    ):
+    with pytest.raises(DataError, match=r"no connection \(no route to host\).*by hand to .*tiny\.zip"):
         fetch(tiny(), tmp_path, say=str, opener=offline)
 
     def missing(request, timeout):
@@ -174,9 +172,7 @@ def test_locate_says_which_flag_to_give(home, monkeypatch):
     with pytest.raises(DataError, match=r"no folder .*/mnist\. `ddjax data fetch mnist`, or put"):
         locate("mnist")
     (home / "svhn").mkdir()
-    with pytest.raises(
-        DataError, match=r"holds no layout.*--data\.train svhn:PATH --data\.card svhn"
-    ):
+    with pytest.raises(DataError, match=r"holds no layout.*--data\.train svhn:PATH --data\.card svhn"):
         locate("svhn")
     monkeypatch.delenv("DDJAX_DATA")
     with pytest.raises(DataError, match=r"\$DDJAX_DATA is not set\. Put the files in .*imagenet"):

@@ -10,9 +10,7 @@ from ddjax.data.split import Want, load
 
 def rows(source, per_class: int) -> np.ndarray:
     """The first images of every class."""
-    return np.concatenate(
-        [np.flatnonzero(source.labels == c)[:per_class] for c in np.unique(source.labels)]
-    )
+    return np.concatenate([np.flatnonzero(source.labels == c)[:per_class] for c in np.unique(source.labels)])
 
 
 def moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -65,10 +63,7 @@ def test_lossless_cifar10_lies_near_its_jpeg_twins(shared_data):
 
 def test_fashion_mnist_idx(shared_data):
     root = shared_data / "fashion-mnist"
-    train, test = (
-        f"idx:{root}/{p}-images-idx3-ubyte.gz,{root}/{p}-labels-idx1-ubyte.gz"
-        for p in ("train", "t10k")
-    )
+    train, test = (f"idx:{root}/{p}-images-idx3-ubyte.gz,{root}/{p}-labels-idx1-ubyte.gz" for p in ("train", "t10k"))
     found = open_data(Data(train=train, test=test, card="fashion_mnist"), 0)
     assert [len(s) for s in (found.train, found.val, found.test)] == [54000, 6000, 10000]
     assert found.class_names[9] == "Ankle boot"

@@ -69,9 +69,7 @@ def colour_spec(kind: str, root: Path, made: SimpleNamespace, colour: dict) -> t
             held = made.cifar_python(colour, 2 if kind == "cifar_py" else 5)
             return f"cifar:{made.write_folder(root / 'py', held)}", None
         case "cifar_tgz":
-            (root / "cifar-10-python.tar.gz").write_bytes(
-                made.gz(made.tar_bytes(made.cifar_python(colour)))
-            )
+            (root / "cifar-10-python.tar.gz").write_bytes(made.gz(made.tar_bytes(made.cifar_python(colour))))
             return f"cifar:{root}", None
         case "svhn":
             return f"svhn:{made.write_mat(root / 'mat', colour)}", None
@@ -96,18 +94,14 @@ def test_every_kind_gives_the_same_pixels(kind, tmp_path, made, colour, referenc
     together = np.concatenate([found.train.images, found.val.images])
     order = np.concatenate([found.train.rows, found.val.rows])
     np.testing.assert_array_equal(together, images[order])
-    np.testing.assert_array_equal(
-        np.concatenate([found.train.labels, found.val.labels]), labels[order]
-    )
+    np.testing.assert_array_equal(np.concatenate([found.train.labels, found.val.labels]), labels[order])
     np.testing.assert_array_equal(found.test.images, colour["test"][0])
     for part in ("train", "val", "test"):
         assert getattr(found, part).hash == getattr(reference, part).hash
     assert found.train.labels.dtype == np.int32
     assert found.train.images.dtype == np.uint8
     named = kind not in ("npz", "npz_parts", "arrays", "svhn")
-    assert found.class_names == (
-        CARDS["cifar10"].class_names if named else CARDS["svhn"].class_names
-    )
+    assert found.class_names == (CARDS["cifar10"].class_names if named else CARDS["svhn"].class_names)
     assert found.card.id == {"svhn": "svhn"}.get(kind, "cifar10" if named else "custom")
     assert len(found.hash) == 64
     noted = [note for note in found.notes if note.startswith("test:")]
@@ -124,17 +118,12 @@ def test_every_grey_kind_gives_the_same_pixels(kind, tmp_path, made, grey):
                 data = made.idx_bytes(array)
                 (tmp_path / f"{part}-{what}{ending}").write_bytes(made.gz(data) if ending else data)
         train, test = (
-            f"idx:{tmp_path}/{part}-images{ending},{tmp_path}/{part}-labels{ending}"
-            for part in ("train", "test")
+            f"idx:{tmp_path}/{part}-images{ending},{tmp_path}/{part}-labels{ending}" for part in ("train", "test")
         )
     elif kind == "usps":
         train = f"usps:{made.write_libsvm(tmp_path / 'usps', grey)}"
     elif kind == "npz":
-        held = {
-            f"{p}_{w}": a
-            for p, pair in grey.items()
-            for w, a in zip(("images", "labels"), pair, strict=True)
-        }
+        held = {f"{p}_{w}": a for p, pair in grey.items() for w, a in zip(("images", "labels"), pair, strict=True)}
         np.savez(tmp_path / "set.npz", **held)
         train = f"npz:{tmp_path}/set.npz"
     else:
@@ -160,9 +149,7 @@ def test_prepared_tfds_is_read_without_tensorflow(tmp_path, made, colour, refere
                 "image": tfds.features.Image(shape=(None, None, 3)),
                 "label": tfds.features.ClassLabel(names=CARDS["cifar10"].class_names),
             }
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
             return {part: self._generate_examples(*colour[part]) for part in colour}
@@ -172,18 +159,14 @@ def test_prepared_tfds_is_read_without_tensorflow(tmp_path, made, colour, refere
                 yield i, {"image": Image.fromarray(image), "label": int(label)}
 
     config = tfds.download.DownloadConfig(try_download_gcs=False)
-    TinyToy(data_dir=tmp_path, file_format="array_record").download_and_prepare(
-        download_config=config
-    )
+    TinyToy(data_dir=tmp_path, file_format="array_record").download_and_prepare(download_config=config)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     found = open_data(Data(train="tfds:tiny_toy"), 0)
     assert "tensorflow" not in sys.modules
     assert found.class_names == CARDS["cifar10"].class_names
     assert [len(s) for s in (found.train, found.val, found.test)] == [50, 10, 20]
     seen = {image.tobytes(): label for image, label in zip(*colour["test"], strict=True)}
-    assert {
-        i.tobytes(): y for i, y in zip(found.test.images, found.test.labels, strict=True)
-    } == seen
+    assert {i.tobytes(): y for i, y in zip(found.test.images, found.test.labels, strict=True)} == seen
     with pytest.raises(DataError, match=r"tiny_toi.*Did you mean 'tiny_toy'"):
         open_source("data.train", "tfds:tiny_toi")
     with pytest.raises(DataError, match=r"split.*'tran'.*Did you mean 'train'"):
@@ -247,9 +230,7 @@ def test_hidden_and_system_files_are_passed_over(broken):
 
 def test_a_class_may_be_called_train(tmp_path, made, colour):
     names = ["bus", "car", "train", *"abcdefg"]
-    members = {
-        k.split("/", 1)[1]: v for k, v in made.files({"train": colour["train"]}, names).items()
-    }
+    members = {k.split("/", 1)[1]: v for k, v in made.files({"train": colour["train"]}, names).items()}
     parts = open_source("data.train", f"folder:{made.write_folder(tmp_path / 'v', members)}")
     assert parts[""].class_names == tuple(sorted(names))
 

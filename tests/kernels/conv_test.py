@@ -77,9 +77,7 @@ def compare(geometry, *orders):
     w, dw = normal(2, k, k, inner, outer) * scale, normal(3, k, k, inner, outer) * scale
 
     def both(*arrays):
-        functions = [
-            partial(conv, strides=(s, s), padding=padding, how=how) for how in ("fast", "library")
-        ]
+        functions = [partial(conv, strides=(s, s), padding=padding, how=how) for how in ("fast", "library")]
         return [[order(function, *arrays) for order in orders] for function in functions]
 
     assert_close(*jax.jit(both)(x, w, dx, dw))
@@ -119,8 +117,7 @@ def test_vmap_equals_a_loop(mapped):
         return f(x, w), jax.grad(loss, (0, 1))(x, w)
 
     expected = [
-        gradients(x if mapped[0] is None else x[i], w if mapped[1] is None else w[i], "library")
-        for i in range(2)
+        gradients(x if mapped[0] is None else x[i], w if mapped[1] is None else w[i], "library") for i in range(2)
     ]
     expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *expected)
     x = x if mapped[0] is None else jnp.moveaxis(x, 0, mapped[0])
@@ -165,9 +162,7 @@ def scanned_training(how, params, images):
     def step(carry, x):
         params, moved = carry
         grads, slope = jax.grad(cross_entropy, (0, 1))(params, x + moved, how)
-        _, turn = jax.jvp(
-            lambda p: jax.grad(cross_entropy, 1)(p, x + moved, how), (params,), (grads,)
-        )
+        _, turn = jax.jvp(lambda p: jax.grad(cross_entropy, 1)(p, x + moved, how), (params,), (grads,))
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
         return (params, moved - 0.1 * slope - 0.01 * turn), None
 
@@ -193,9 +188,7 @@ def test_scanned_training_has_no_naive_convolution(pool):
 
 
 def test_the_counter_sees_the_library_s_naive_convolutions():
-    lowered = jax.jit(partial(scanned_training, "library")).lower(
-        network_params(0), normal(5, 4, 2, 8, 8, 3)
-    )
+    lowered = jax.jit(partial(scanned_training, "library")).lower(network_params(0), normal(5, 4, 2, 8, 8, 3))
     assert convolutions(lowered.compile().as_text()) - {FAST}
 
 
@@ -237,9 +230,7 @@ LIBRARY_ONLY = {
 def test_what_is_not_covered_goes_to_the_library(case, monkeypatch):
     monkeypatch.setattr(module._C, "bind", lambda *_, **__: pytest.fail("the fast path was taken"))
     seen = []
-    monkeypatch.setattr(
-        module.lax, "conv_general_dilated", lambda *args, **kw: seen.append((args, kw))
-    )
+    monkeypatch.setattr(module.lax, "conv_general_dilated", lambda *args, **kw: seen.append((args, kw)))
     given = {"padding": "SAME", "dimension_numbers": module.LAYOUT, **LIBRARY_ONLY[case]}
     x, w = jnp.zeros((2, 6, 6, 4)), jnp.zeros((3, 3, 4, 4))
     padding = given.pop("padding")
@@ -278,9 +269,7 @@ def test_half_precision_keeps_its_dtype_and_sums_in_float32():
     assert {a.dtype for a in found} == {jnp.dtype(narrow)}
     exact = gradients(x, w, "library")
     for a, b in zip(found, exact, strict=True):
-        np.testing.assert_allclose(
-            np.asarray(a, np.float32), b, rtol=2e-2, atol=2e-2 * float(jnp.abs(b).max())
-        )
+        np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=2e-2, atol=2e-2 * float(jnp.abs(b).max()))
 
 
 def test_as_the_convolution_of_a_flax_module():

@@ -17,9 +17,7 @@ def params(seed=0):
 @pytest.mark.parametrize("density", [0.0, 0.3, 0.5, 0.77, 1.0])
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
 def test_density_is_within_one_weight_of_the_target(density, jitter):
-    mask = jax.jit(lambda p, d: magnitude_mask(jax.random.key(0), p, d, jitter=jitter))(
-        params(), density
-    )
+    mask = jax.jit(lambda p, d: magnitude_mask(jax.random.key(0), p, d, jitter=jitter))(params(), density)
     for name in ("conv", "dense"):
         assert set(np.unique(mask[name])) <= {0.0, 1.0}
         assert abs(float(mask[name].sum()) - density * mask[name].size) <= 1
@@ -63,6 +61,4 @@ def test_masked_weights_stay_exactly_zero_through_tuning():
 
 def test_a_mask_removes_what_is_not_finite():
     spoiled = {"w": jnp.asarray([[jnp.nan, 2.0]])}
-    np.testing.assert_array_equal(
-        apply_mask(spoiled, {"w": jnp.asarray([[0.0, 1.0]])})["w"], [[0.0, 2.0]]
-    )
+    np.testing.assert_array_equal(apply_mask(spoiled, {"w": jnp.asarray([[0.0, 1.0]])})["w"], [[0.0, 2.0]])

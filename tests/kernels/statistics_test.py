@@ -106,12 +106,8 @@ def test_merge_of_global_moments_and_of_nothing():
 def hook(params, images):
     """Taps of a tiny convolutional network (8x8 images): the inputs of its two normalisations."""
     dimensions = ("NHWC", "HWIO", "NHWC")
-    first = jax.lax.conv_general_dilated(
-        images, params["w1"], (1, 1), "SAME", dimension_numbers=dimensions
-    )
-    second = jax.lax.conv_general_dilated(
-        jnp.tanh(first), params["w2"], (2, 2), "SAME", dimension_numbers=dimensions
-    )
+    first = jax.lax.conv_general_dilated(images, params["w1"], (1, 1), "SAME", dimension_numbers=dimensions)
+    second = jax.lax.conv_general_dilated(jnp.tanh(first), params["w2"], (2, 2), "SAME", dimension_numbers=dimensions)
     return {"norm1": first, "norm2": second}
 
 
@@ -155,9 +151,7 @@ def test_gradient_of_the_distance_equals_central_differences(by_class):
 
         @jax.jit
         def loss(images):
-            return statistics.statistic_distance(
-                hook(PARAMS, images), targets, weights={"norm1": 10.0}, onehot=y
-            )
+            return statistics.statistic_distance(hook(PARAMS, images), targets, weights={"norm1": 10.0}, onehot=y)
 
         slope = np.asarray(jax.jit(jax.grad(loss))(images)).ravel()
         for pixel in rng.permutation(images.size)[:20]:

@@ -68,9 +68,7 @@ def test_every_name_builds_on_every_size(name):
         net = build(name, image_shape=shape, classes=5)
         abstract = jax.eval_shape(net.init, jax.random.key(0))
         x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-        out = jax.eval_shape(
-            lambda p, s, x, net=net: net.apply(p, s, x, train=True, taps=True), *abstract, x
-        )
+        out = jax.eval_shape(lambda p, s, x, net=net: net.apply(p, s, x, train=True, taps=True), *abstract, x)
         head = abstract[0]["head"]["kernel"]
         assert (net.image_shape, net.classes, out.logits.shape) == (shape, 5, (2, 5))
         assert out.features.shape == (2, head.shape[0])

@@ -82,11 +82,7 @@ def test_vit_initialisation():
 def test_no_two_leaves_share_their_draw():
     """One flat array is cut into the leaves: every number is used once, keys differ in all."""
     params = drawn("convnet3-w32-none")
-    scaled = [
-        (leaf / np.abs(leaf).max()).ravel()[:20]
-        for leaf in jax.tree.leaves(params)
-        if leaf.ndim > 1
-    ]
+    scaled = [(leaf / np.abs(leaf).max()).ravel()[:20] for leaf in jax.tree.leaves(params) if leaf.ndim > 1]
     correlation = np.corrcoef(scaled)
     assert np.abs(correlation - np.eye(len(scaled))).max() < 0.9
     values = np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(params)])

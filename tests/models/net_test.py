@@ -57,9 +57,7 @@ def test_features_are_the_input_of_the_head():
     params, state = net.init(jax.random.key(0))
     out = net.apply(params, state, images(), train=False)
     head = params["head"]
-    np.testing.assert_allclose(
-        out.logits, out.features @ head["kernel"] + head["bias"][None], rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(out.logits, out.features @ head["kernel"] + head["bias"][None], rtol=1e-5, atol=1e-6)
 
 
 def test_init_and_step_are_traced_once():
@@ -164,9 +162,7 @@ def test_tap_is_the_convolution_before_the_norm():
     x = images()
     taps = net.apply(params, state, x, train=False, taps=True).taps
     first = params["block0"]["conv"]
-    y = jax.lax.conv_general_dilated(
-        x, first["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    y = jax.lax.conv_general_dilated(x, first["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     y = y + first["bias"][None, None, None]
     np.testing.assert_allclose(taps["block0/norm"], y, rtol=1e-5, atol=1e-5)
     assert taps["block1/norm"].shape == (6, 4, 4, 8)
@@ -200,13 +196,10 @@ def test_running_of_a_stacked_state():
 
 def test_bfloat16_computes_low_and_keeps_float32():
     name, shape, x = "convnet1-w8-batch", (8, 8, 1), images(4, (8, 8, 1))
-    low, high = (
-        build(name, image_shape=shape, classes=4, dtype=d) for d in ("bfloat16", "float32")
-    )
+    low, high = (build(name, image_shape=shape, classes=4, dtype=d) for d in ("bfloat16", "float32"))
     params, state = high.init(jax.random.key(0))
     outs = [
-        jax.jit(lambda p, s, net=net: net.apply(p, s, x, train=True, taps=True))(params, state)
-        for net in (low, high)
+        jax.jit(lambda p, s, net=net: net.apply(p, s, x, train=True, taps=True))(params, state) for net in (low, high)
     ]
     assert {leaf.dtype for leaf in jax.tree.leaves(outs)} == {jnp.dtype("float32")}
     difference = np.abs(np.asarray(outs[0].logits - outs[1].logits)).max()

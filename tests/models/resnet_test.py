@@ -37,9 +37,7 @@ def classifier(shared_data, depth):
 @pytest.mark.parametrize("depth", MEASURED)
 def test_public_weights_on_lossless_images(shared_data, depth):
     data = np.load(shared_data / "cifar10-lossless" / "test_lossless.npz")
-    right = int(
-        (np.asarray(classifier(shared_data, depth)(data["images"])) == data["labels"]).sum()
-    )
+    right = int((np.asarray(classifier(shared_data, depth)(data["images"])) == data["labels"]).sum())
     assert abs(right - MEASURED[depth][0]) <= 1
 
 
@@ -47,9 +45,7 @@ def test_public_weights_on_lossless_images(shared_data, depth):
 def test_public_weights_on_the_whole_test_set(shared_data):
     with zipfile.ZipFile(shared_data / "cifar10" / "test.zip") as archive:
         names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))
-        images = np.stack(
-            [np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names]
-        )
+        images = np.stack([np.asarray(Image.open(io.BytesIO(archive.read(n))).convert("RGB")) for n in names])
     folders = [name.split("/")[1] for name in names]
     labels = np.array([sorted(set(folders)).index(folder) for folder in folders])
     for depth, (_, accuracy) in MEASURED.items():
@@ -114,8 +110,7 @@ def torch_forward(tensors, x, depth):
 
     def bn(name, x):
         weight, bias, mean, var = (
-            tensors[f"{name}.{part}"][None, :, None, None]
-            for part in ("weight", "bias", "running_mean", "running_var")
+            tensors[f"{name}.{part}"][None, :, None, None] for part in ("weight", "bias", "running_mean", "running_var")
         )
         return (x - mean) / jnp.sqrt(var + 1e-5) * weight + bias
 

@@ -30,9 +30,7 @@ def test_patches_and_projection_are_a_strided_convolution():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 8, 12, 3), np.float32)
     kernel = rng.standard_normal((4, 4, 3, 5), np.float32)
-    convolved = jax.lax.conv_general_dilated(
-        x, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    convolved = jax.lax.conv_general_dilated(x, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     projected = vit._patches(jnp.asarray(x), 4) @ kernel.reshape(48, 5)
     np.testing.assert_allclose(projected, convolved.reshape(2, 6, 5), rtol=1e-4, atol=1e-4)
 
@@ -46,9 +44,7 @@ def test_attention_equals_the_library():
     attention.proj.kernel[...] = jnp.eye(12)
     qkv = (x @ np.asarray(attention.qkv.kernel[...])).reshape(2, 5, 3, 3, 4)
     expected = jax.nn.dot_product_attention(*(jnp.asarray(qkv[:, :, i]) for i in range(3)))
-    np.testing.assert_allclose(
-        attention(jnp.asarray(x)), expected.reshape(2, 5, 12), rtol=1e-4, atol=1e-4
-    )
+    np.testing.assert_allclose(attention(jnp.asarray(x)), expected.reshape(2, 5, 12), rtol=1e-4, atol=1e-4)
 
 
 def test_image_order_matters_and_gradients_reach_every_leaf():
