@@ -28,7 +28,8 @@ from jaxtyping import Array, Float, Int, Shaped
 from ddjax.types import Augment, View
 
 TRIES = 10
-DRAWS = 7 + 2 * TRIES  # uniform numbers per image: corner 2, flip, partner, lambda, mix centre 2, tries
+# Uniform numbers per image, by column: corner 2, flip, partner, lambda, mix centre 2, areas, ratios.
+DRAWS = 7 + 2 * TRIES
 
 
 def _below(u: Float[Array, "..."], count: int | Int[Array, "n"]) -> Int[Array, "..."]:
