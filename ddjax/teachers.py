@@ -11,6 +11,7 @@ details are ours (inferred).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import numpy as np
 
 from ddjax import survey, train
 from ddjax.checkpoint import Checkpoint
+from ddjax.data.cards import Card
 from ddjax.data.feed import Feed
 from ddjax.errors import ConfigError, DataError
 from ddjax.files import atomic_folder, content_hash, locked, read_json, to_json
@@ -52,6 +54,23 @@ class Store(NamedTuple):
         return self.base if which == "base" else self.pool
 
 
+@functools.lru_cache(maxsize=8)
+def program(net: Net, recipe: Recipe, card: Card, count: int, over: Spread, fold: Fold | None) -> Callable:
+    """The compiled training of ``count`` networks on augmented views of real images; kept, so that it compiles once."""
+
+    def make_batch(data, x):
+        images, labels, base = data
+        index, step = x
+        view = views.draw_view(
+            jax.random.fold_in(base, step), card.augment, index, step, image_size=net.image_shape[:2]
+        )
+        seen = views.apply_view(survey.normalise(images[index], card.mean, card.std), view)
+        onehot = losses.onehot(labels[index], net.classes)
+        return Example(over.batch(seen, count), views.mix_labels(onehot, view), jnp.float32(0.0))
+
+    return train.make_run(train.make_step(net, recipe, make_batch, fold), over)
+
+
 class Trainer(NamedTuple):
     """Training on real images: the net, its recipe and where the pixels come from."""
 
@@ -81,21 +100,8 @@ class Trainer(NamedTuple):
         chunk=50,
     ):
         """Train ``members`` on the train split for ``steps`` steps, all on the same batches."""
-        card, base = self.data.card, key(self.seed, f"{stage}-views")
-        mean, std = card.mean, card.std
-        count = jax.tree.leaves(members.params)[0].shape[0]
+        base, count = key(self.seed, f"{stage}-views"), jax.tree.leaves(members.params)[0].shape[0]
         feed = Feed(self.data.train, batch=self.batch, seed=self.seed, name=stage)
-
-        def make_batch(data, x):
-            images, labels, base = data
-            index, step = x
-            view = views.draw_view(
-                jax.random.fold_in(base, step), card.augment, index, step, image_size=self.net.image_shape[:2]
-            )
-            seen = views.apply_view(survey.normalise(images[index], mean, std), view)
-            seen = self.over.batch(seen, count)
-            onehot = losses.onehot(labels[index], self.net.classes)
-            return Example(seen, views.mix_labels(onehot, view), jnp.float32(0.0))
 
         def chunks(start: int, n: int) -> train.Chunk:
             images, labels, index = feed.chunk(start, n)
@@ -104,7 +110,7 @@ class Trainer(NamedTuple):
             xs = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (count, *a.shape)), xs)
             return train.Chunk((images, labels, base), xs)
 
-        run = train.make_run(train.make_step(self.net, self.recipe, make_batch, fold), self.over)
+        run = program(self.net, self.recipe, self.data.card, count, self.over, fold)
         return train.fit(
             run, members, chunks, steps=steps, stage=stage, every=self.every, checkpoint=checkpoint, chunk=chunk,
             config_hash=tag, advance=advance or (lambda n, **shown: None),
@@ -172,7 +178,7 @@ def weaken(trainer: Trainer, config, base: tuple[Tree, Tree], size: int, judge: 
     kept, seen = [], []
     masked = jax.jit(lambda k, p, density: magnitude_mask(k, p, density, jitter=0.1))
     for attempt in range(ROUNDS):
-        rho = numpy_rng(trainer.seed, "prune", attempt).uniform(*pool.prune, size)
+        rho = numpy_rng(trainer.seed, "prune", attempt).uniform(pool.prune[0], pool.prune[1], size)
         members = []
         for i, ratio in enumerate(rho):
             mask = masked(key(trainer.seed, "prune-jitter", attempt * size + i), base[0], jnp.float32(1.0 - ratio))
