@@ -41,13 +41,16 @@ class FullData(NamedTuple):
     budget: dict[str, Any]
 
 
-def full_data(net: Net, data, *, seed: int, over: Spread, every: int, cache: Path, log) -> FullData:
+def full_data(
+    net: Net, data, *, seed: int, over: Spread, every: int, cache: Path, log, precision: str = "float32"
+) -> FullData:
     """One network on all training images, at most 20 epochs or 10 minutes; cached under a content hash.
 
     How many epochs fit is measured once, before training, and written down: a resumed run keeps to it.
     """
     recipe = {"recipe": RECIPE._asdict(), "rate": RATE, "batch": BATCH, "most": [EPOCHS, SECONDS]}
-    tag = content_hash({"data": data.hash, "net": net.name, "shape": net.image_shape, "seed": seed, **recipe})
+    recipe |= {"data": data.hash, "card": data.card.hash, "precision": precision}
+    tag = content_hash({"net": net.name, "shape": net.image_shape, "seed": seed, **recipe})
     folder, scratch = cache / "baselines" / tag[:32], cache / "baselines" / f".{tag[:32]}"
     with locked(scratch):
         if not (folder / "manifest.json").exists():
@@ -106,7 +109,10 @@ def rows(
     names: tuple[str, ...], own: Row, soft: Pool | None, base: Pool | None, trained: FullData | None, net: Net, data,
     *, ipc: int, seed: int,
 ) -> list[Row]:  # fmt: skip
-    """The baseline rows among ``names`` that need students; ``soft``: the set's own soft labels, ``base``: the base model's."""
+    """The baseline rows among ``names`` that need students.
+
+    ``soft``: the source of the set's own soft labels; ``base``: the base model's.
+    """
     labels, classes = data.train.labels, net.classes
     hard = Hard(np.repeat(np.arange(classes, dtype=np.int32), ipc), classes)
 

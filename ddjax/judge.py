@@ -120,7 +120,8 @@ def judge(
     if "full_data" in wanted:
         net = job.net(run.evaluate.archs[0])
         trained = baselines.full_data(
-            net, data, seed=run.seed, over=job.over, every=every, cache=job.cache, log=job.log
+            net, data, seed=run.seed, over=job.over, every=every, cache=job.cache, log=job.log,
+            precision=run.compute.precision,
         )
         line = baselines.full_data_line(trained, net.name, rule.id, run.seed)
         cell = {k: line[k] for k in ("name", "arch", "label_source", "protocol")}
@@ -143,9 +144,9 @@ def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
         pairs = zip(made.class_names, data.class_names, strict=False)
         first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(made.class_names), len(data.class_names)))
         raise DataError(
-            f"set = {where!r} has {len(made.class_names)} classes, data.train {len(data.class_names)}; they differ first "
-            f"at label {first}: {made.class_names[first : first + 1]} and {data.class_names[first : first + 1]}. Allowed: the "
-            "same names in the same order."
+            f"set = {where!r} has {len(made.class_names)} classes, data.train {len(data.class_names)}; they differ "
+            f"first at label {first}: {made.class_names[first : first + 1]} and "
+            f"{data.class_names[first : first + 1]}. Allowed: the same names in the same order."
         )
     if made.images.shape[1:] != data.train.shape:
         raise DataError(

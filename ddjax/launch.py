@@ -47,7 +47,7 @@ def teacher_stage(job: Job) -> teachers.Store:
     with job.cost.stage("teachers"):
         store = teachers.build(
             run.teacher, job.data, job.net(run.teacher.arch), seed=run.seed, over=job.over,
-            every=run.compute.checkpoint_every, cache=job.cache, log=job.log,
+            every=run.compute.checkpoint_every, cache=job.cache, log=job.log, precision=run.compute.precision,
         )  # fmt: skip
     manifest = read_json(store.folder / "manifest.json")
     atomic_write(job.folder.teachers / "pool.json", to_json(manifest))
@@ -179,7 +179,7 @@ def stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def check(run: config.Run, data: Dataset) -> None:
+def check(run: Any, data: Dataset) -> None:
     """What only the data can tell: whether ipc, networks, snapshots and given weights suit it; no device is touched."""
     judge.check_ipc(run.method.ipc, data)
     for arch in run.evaluate.archs:

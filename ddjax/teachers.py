@@ -35,6 +35,7 @@ from ddjax.models import weights
 from ddjax.train import Example, Fold, Recipe
 from ddjax.types import Net, Teachers, Tree
 
+SCHEMA = 1  # of the artefacts; a change of what training does raises it
 ROUNDS = 6  # draws of pruned members before giving up
 
 
@@ -214,18 +215,23 @@ def given_weights(path: str, net: Net) -> tuple[Tree, Tree]:
     return weights.load_net(weights_file(path), net)
 
 
-def recipe_hash(config, data, net: Net, seed: int) -> str:
-    """What decides the teachers: data, network, recipe, seed and the weights given."""
+def recipe_hash(config, data, net: Net, seed: int, precision: str = "float32") -> str:
+    """What decides the teachers: data and its card, network, precision, recipe, seed and the weights given."""
     given = None
     if config.weights:
         given = content_hash(weights_file(config.weights).read_bytes())
     recipe = dataclasses.asdict(config) | {"weights": given}
-    return content_hash({"data": data.hash, "net": net.name, "shape": net.image_shape, "teacher": recipe, "seed": seed})
+    return content_hash({
+        "schema": SCHEMA, "data": data.hash, "card": data.card.hash, "net": net.name, "shape": net.image_shape,
+        "precision": precision, "teacher": recipe, "seed": seed,
+    })  # fmt: skip
 
 
-def build(config, data, net: Net, *, seed: int, over: Spread, every: int, cache: Path, log) -> Store:
+def build(
+    config, data, net: Net, *, seed: int, over: Spread, every: int, cache: Path, log, precision: str = "float32"
+) -> Store:
     """The base model and its pool: from the cache where this recipe was run before, else trained and kept there."""
-    tag = recipe_hash(config, data, net, seed)
+    tag = recipe_hash(config, data, net, seed, precision)
     folder = cache / "teachers" / tag[:32]
     with locked(cache / "teachers" / f".{tag[:32]}"):
         if not (folder / "manifest.json").exists():
@@ -273,7 +279,7 @@ def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: P
             log.say(f"teachers: dropped {int((~strong).sum())} of {size} members below 20 % of the base accuracy.")
             pool = jax.tree.map(lambda a: a[np.flatnonzero(strong)], pool)
         manifest = {
-            "schema": 1,
+            "schema": SCHEMA,
             "hash": tag,
             "arch": net.name,
             "recipe": dataclasses.asdict(config) | {"weights": bool(config.weights)},
