@@ -66,35 +66,37 @@ def distill(
     pixels, labels = start_images(data, ipc, seed)
     images = normalise(jnp.asarray(pixels), mean, std)
     state = jax.jit(distiller.init)(key(seed, "distill-init"), images, jnp.asarray(labels))
-    start, base = 0, key(seed, "distill")
+    start, base, chunk = 0, key(seed, "distill"), min(CHUNK, every)
     found = checkpoint.restore(state, config_hash=config_hash)
     if found is not None:
         state, start = found
+    saved = start
     run = make_chunk(distiller, mean, std)
     feed = Feed(data.train, batch=needs.real_batch, seed=seed, name="distill") if needs.real != "none" else None
     with log.progress("distill", distiller.steps) as bar:
         bar.advance(start)
         while start < distiller.steps:
-            count = min(CHUNK, distiller.steps - start)
-            fed = feed.chunk(start, CHUNK) if feed else None
+            count = min(chunk, distiller.steps - start)
+            fed = feed.chunk(start, chunk) if feed else None
             state, info = run(base, state, teachers, fed, jnp.int32(start), jnp.int32(count))
             values = {name: float(v) for name, v in jax.device_get(info).items()}
-            check_finite(values, start, count, every)
+            check_finite(values, start, count, saved)
             log.record("distill", start + count, **values)
             before, start = start, start + count
             if start < distiller.steps and start // every > before // every:
                 checkpoint.save(start, state, config_hash)
+                saved = start
             bar.advance(count, **values)
     return np.asarray(distiller.extract(state))
 
 
-def check_finite(values: dict[str, Any], start: int, count: int, every: int) -> None:
+def check_finite(values: dict[str, Any], start: int, count: int, saved: int) -> None:
     """DivergenceError that names the window of steps and the last good checkpoint."""
     odd = [name for name, value in values.items() if not np.isfinite(value)]
     if odd:
         raise DivergenceError(
             f"distill: {', '.join(odd)} not finite in steps {start}..{start + count - 1}; last good checkpoint: step "
-            f"{start // every * every}. Lower method.lr."
+            f"{saved}. Lower method.lr."
         )
 
 

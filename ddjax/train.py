@@ -2,9 +2,9 @@
 
     theta_{t+1} = theta_t - lr * schedule(t) * u(g_t),    g_t = grad loss(theta_t; batch_t)
 
-``M`` members train side by side (mapped and dealt to devices by ``over``); a batch is made inside the program by ``make_batch(data, x)`` from
-data that stays on the device and a small per-step input ``x``. ``fold = (init, update)`` watches training without
-changing it: snapshots, statistics of the path, forgetting counts.
+``M`` members train side by side (mapped and dealt to devices by ``over``); a batch is made inside the program by
+``make_batch(data, x)`` from data that stays on the device and a small per-step input ``x``.
+``fold = (init, update)`` watches training without changing it: snapshots, statistics of the path, forgetting counts.
 """
 
 from collections.abc import Callable
@@ -160,16 +160,18 @@ def fit(
     config_hash: str = "",
     every: int = 500,
 ) -> Member:
-    """Train ``members`` for ``steps`` steps; resumes from ``checkpoint`` and saves to it every ``every`` steps.
+    """Train ``members`` for ``steps`` steps; resumes from ``checkpoint`` and saves to it about every ``every`` steps.
 
     ``chunks(start, n)`` must be a pure function of its arguments: a run that is killed and resumed then ends with the
     same bits. A non-finite loss raises DivergenceError naming the stage and the window of steps.
     """
-    start = 0
+    start = saved = 0
     if checkpoint is not None:
+        chunk = min(chunk, every)
         found = checkpoint.restore(members, config_hash=config_hash)
         if found is not None:
             members, start = found
+            saved = start
             advance(start)
     total = jnp.int32(steps)
     while start < steps:
@@ -178,7 +180,6 @@ def fit(
         members, loss = run(members, data, xs, jnp.int32(start), jnp.int32(count), total)
         value = jax.device_get(loss)
         if not jnp.isfinite(value).all():
-            saved = (start // every) * every if checkpoint is not None else 0
             raise DivergenceError(
                 f"{stage}: the loss is not finite in steps {start}..{start + count - 1}; last good checkpoint: step "
                 f"{saved}. Lower the learning rate or check the input images for odd values."
@@ -186,5 +187,6 @@ def fit(
         start += count
         if checkpoint is not None and start < steps and start // every > (start - count) // every:
             checkpoint.save(start, members, config_hash=config_hash)
+            saved = start
         advance(count, loss=float(value.mean()))
     return members
