@@ -176,6 +176,11 @@ def weaken(trainer: Trainer, config, base: tuple[Tree, Tree], size: int, judge: 
     """``size`` pruned and tuned members ``(params, state)`` stacked, all within the acceptance band."""
     pool, low, high = config.pool, *config.pool.accept
     whole = float(judge(jax.tree.map(lambda a: a[None], base))[0])
+    if whole == 0:
+        raise DataError(
+            "teacher: the accuracy of the base model is 0 on the validation split, so no pruned model can be compared "
+            "with it. Train it longer (teacher.epochs) or check teacher.weights."
+        )
     kept, seen = [], []
     masked = jax.jit(lambda k, p, density: magnitude_mask(k, p, density, jitter=0.1))
     for attempt in range(ROUNDS):
@@ -275,6 +280,11 @@ def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: P
         accuracy = float(judge(jax.tree.map(lambda a: a[None], base))[0])
         members = judge(pool)
         strong = members >= 0.2 * accuracy  # cross-entropy at a near-random member only teaches its mistakes
+        if not strong.any():
+            raise DataError(
+                f"teacher.pool.snapshots = {config.pool.snapshots}: all {size} members are below 20 % of the base "
+                f"model's accuracy {accuracy:.3f}. Take later epochs, or train longer (teacher.epochs)."
+            )
         if not strong.all():
             log.say(f"teachers: dropped {int((~strong).sum())} of {size} members below 20 % of the base accuracy.")
             pool = jax.tree.map(lambda a: a[np.flatnonzero(strong)], pool)
