@@ -27,7 +27,7 @@ def distill(run: config.Run) -> DistilledSet:
 
 
 def evaluate(made: DistilledSet | str | Path, judge: config.Judge) -> dict[str, Any]:
-    """Judge a set, in memory or in a folder; returns the content of report.json. ``judge.workdir`` is needed for arrays."""
+    """Judge a set, in memory or in a folder; returns the content of report.json."""
     from ddjax import judge as judging
     from ddjax.files import read_json
 

@@ -93,7 +93,7 @@ def distilling(run: config.Run, net: Net, shape: tuple[int, int, int], classes: 
     return nbytes(state) + pool + kept + 3 * nbytes(x)
 
 
-def check(run: config.Run) -> dict[str, Any]:
+def check(run: Any) -> dict[str, Any]:
     """The estimate of every stage, the device's memory, and whether the largest fits."""
     shape, classes, card = problem(run)
     how = default_how(jax.default_backend()) if run.compute.pool_how == "auto" else run.compute.pool_how

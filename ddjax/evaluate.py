@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
     name: str
     label_source: str
-    images: jax.Array  # [M, H, W, D] normalised float32, or uint8
+    images: jax.Array | np.ndarray  # [M, H, W, D] normalised float32, or uint8
     source: Any  # relabel.Hard | relabel.Pool
     table: np.ndarray | None = None  # targets computed before; None: made here
     budget: dict[str, Any] | None = None
@@ -48,10 +48,10 @@ class Row(NamedTuple):
 class Inputs(NamedTuple):
     """What one step of one student is fed."""
 
-    index: jax.Array  # [B]
-    v: jax.Array  # []
-    targets: jax.Array  # [B, C] fp16
-    soft: jax.Array  # []
+    index: Any  # [B]
+    v: Any  # []
+    targets: Any  # [B, C] fp16
+    soft: Any  # []
 
 
 class Students(NamedTuple):

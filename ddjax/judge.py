@@ -120,7 +120,13 @@ def judge(
     if "full_data" in wanted:
         net = job.net(run.evaluate.archs[0])
         trained = baselines.full_data(
-            net, data, seed=run.seed, over=job.over, every=every, cache=job.cache, log=job.log,
+            net,
+            data,
+            seed=run.seed,
+            over=job.over,
+            every=every,
+            cache=job.cache,
+            log=job.log,
             precision=run.compute.precision,
         )
         line = baselines.full_data_line(trained, net.name, rule.id, run.seed)

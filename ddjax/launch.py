@@ -103,7 +103,7 @@ def source_name(run: config.Run) -> str:
     return run.method.label_source if run.label.source == "auto" else run.label.source
 
 
-def source(job: Job, store: teachers.Store, name: str, labels: np.ndarray) -> relabel.Hard | relabel.Pool:
+def source(job: Job, store: teachers.Store, name: str, labels: np.ndarray) -> Any:
     """The label source of that name."""
     if name == "hard":
         return relabel.Hard(labels, len(job.data.class_names))

@@ -58,8 +58,10 @@ class Plan(NamedTuple):
         """Which batch of the plan a student of ``seed`` sees at steps ``start ...``: its own shuffle of the epochs."""
         steps = np.arange(start, start + count)
         epoch = steps // self.per_epoch
-        rounds = {r: numpy_rng(seed, "view-order", r).permutation(self.epochs) for r in set(epoch // self.epochs)}
-        shuffled = np.array([rounds[e // self.epochs][e % self.epochs] for e in epoch])
+        rounds = {
+            r: numpy_rng(seed, "view-order", r).permutation(self.epochs) for r in set((epoch // self.epochs).tolist())
+        }
+        shuffled = np.array([rounds[e // self.epochs][e % self.epochs] for e in epoch.tolist()])
         return (shuffled * self.per_epoch + steps % self.per_epoch).astype(np.int32)
 
 
@@ -71,7 +73,9 @@ def plan(seed: int, size: int, batch: int, steps: int, augment: Augment, epochs:
 
 def seen(plan: Plan, images: jax.Array, base: jax.Array, index: jax.Array, v: jax.Array) -> tuple[jax.Array, View]:
     """Batch ``v``: the images ``index [B]`` of ``images [N, H, W, D]`` through their view, and the view."""
-    drawn = views.draw_view(jax.random.fold_in(base, v), plan.augment, index, v, image_size=images.shape[1:3])
+    drawn = views.draw_view(
+        jax.random.fold_in(base, v), plan.augment, index, v, image_size=(images.shape[1], images.shape[2])
+    )
     return views.apply_view(images[index], drawn), drawn
 
 
@@ -140,7 +144,7 @@ class Stored:
 
 
 def storer(plan: Plan, source: Pool) -> Callable:
-    """``(params, state, images, index [n, B], v [n]) -> logits [n, B, C]``, one compiled program for a plan's shapes."""
+    """``(params, state, images, base, index [n, B], v [n]) -> logits [n, B, C]``, compiled once for a plan."""
 
     @jax.jit
     def store(params, state, images: jax.Array, base: jax.Array, index: jax.Array, v: jax.Array) -> jax.Array:

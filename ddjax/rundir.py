@@ -76,17 +76,21 @@ def claim(folder: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
             f"--workdir = {str(folder)!r} holds a run already; allowed: --resume (go on with it), --overwrite (start "
             "again), or another folder."
         )
-    stored = read_json(run.config)
     free = {"evaluate": {"evaluate"}, "report": {"report"}, "label": {"label"}}
     skip = set().union(*(free.get(stage, set()) for stage in only)) | {"report"}
-    differs = different({k: v for k, v in stored.items() if k not in skip},
-                        {k: v for k, v in config.items() if k not in skip})  # fmt: skip
+    differs = different(deciding(read_json(run.config), skip), deciding(config, skip))
     if differs:
         raise ConfigError(
             f"--workdir = {str(folder)!r} is a run of another configuration (it differs in {', '.join(differs[:8])}); "
             f"resume it with --config {run.config}, or name another folder."
         )
     return run
+
+
+def deciding(config: dict[str, Any], skip: set[str]) -> dict[str, Any]:
+    """What decides a run's results: the groups but for ``skip``, and no cache folder or checkpoint interval."""
+    compute = {k: v for k, v in config.get("compute", {}).items() if k not in ("cache", "checkpoint_every")}
+    return {k: v for k, v in config.items() if k not in skip} | {"compute": compute}
 
 
 def empty(folder: Path) -> None:

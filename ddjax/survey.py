@@ -21,8 +21,9 @@ from ddjax.types import Moments, Net, Tree
 BATCH = 250
 
 
-def normalise(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
+def normalise(images: jax.Array | np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
     """``(x / 255 - mean) / std`` of uint8 ``[..., H, W, D]``; float images are normalised already."""
+    images = jnp.asarray(images)
     if images.dtype != jnp.uint8:
         return images
     shape = (1,) * (images.ndim - 1) + (len(mean),)

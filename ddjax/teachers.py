@@ -303,7 +303,7 @@ def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: P
             weights.save_net(out / "pool.safetensors", *pool)
             (out / "manifest.json").write_text(to_json(manifest))
         checkpoint.clear()
-    for name, value in {"base": accuracy, "pool": [round(float(a), 3) for a in members]}.items():
+    for name, value in {"base": round(accuracy, 3), "pool": [round(float(a), 3) for a in members]}.items():
         log.say(f"teachers: validation accuracy of {name}: {value}")
 
 

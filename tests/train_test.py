@@ -1,6 +1,7 @@
 """Training of a pool: equals one network written out, compiles once, resumes to the bit, folds only watch."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -209,6 +210,6 @@ def test_loss_follows_the_kind_of_target():
 )  # fmt: skip
 def test_snapshot_epochs_rise_and_spread(rule, size, epochs, chosen):
     found = snapshot_epochs(rule, size, epochs)
-    assert len(found) == size and all(a < b for a, b in zip(found, found[1:], strict=False))
+    assert len(found) == size and all(a < b for a, b in itertools.pairwise(found))
     assert found[0] >= 1 and found[-1] <= epochs
     assert found == chosen

@@ -189,7 +189,7 @@ def _array(value: Any) -> dict[str, Any]:
     return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": sha}
 
 
-def to_json(run: Run) -> dict[str, Any]:
+def to_json(run: Any) -> dict[str, Any]:
     """The run as a JSON object, every default filled in, its folder left out."""
     stored = {"schema": SCHEMA} | encode(run)
     del stored["workdir"]

@@ -27,6 +27,7 @@ from ddjax.methods.base import Context, Method, require
 from ddjax.train import schedule
 from ddjax.types import Augment, Batch, Distiller, Needs, Net, Teachers, Tree
 
+Filled = Any  # a Teddy whose None fields are filled (Method.filled); type checkers cannot know that
 OBJECTIVES = ("stats", "grad_l2", "grad_cos", "inner")
 
 
@@ -138,22 +139,22 @@ def batch_size(total: int, limit: int, unit: int) -> int:
     return max([b for b in sizes if b <= limit], default=unit)
 
 
-def image_loss(method: Teddy, net: Net, classes: int):
+def image_loss(method: Filled, net: Net, classes: int):
     """``loss(teacher, x [B, H, W, D], labels [B]) -> scalar`` at one weak model; equation (6) or (4), (3)."""
 
-    def classify(teacher: Teachers, logits: jax.Array, labels: jax.Array) -> jax.Array:
+    def classify(teacher: Any, logits: jax.Array, labels: jax.Array) -> jax.Array:
         if method.ce_target == "class_mean":
             return losses.cross_entropy(logits, teacher.class_probs[labels])
         return losses.cross_entropy(logits, losses.onehot(labels, classes))
 
-    def matched_statistics(teacher: Teachers, x: jax.Array, labels: jax.Array) -> jax.Array:
+    def matched_statistics(teacher: Any, x: jax.Array, labels: jax.Array) -> jax.Array:
         out = net.apply(teacher.params, teacher.state, x, train=False, taps=True)
         onehot = losses.onehot(labels, classes) if method.stat_scope == "class" else None
         weights = {next(iter(out.taps)): method.first_layer}
         distance = statistics.statistic_distance(out.taps, teacher.statistics, weights=weights, onehot=onehot)
         return classify(teacher, out.logits, labels) + method.alpha * distance
 
-    def matched_gradients(teacher: Teachers, x: jax.Array, labels: jax.Array) -> jax.Array:
+    def matched_gradients(teacher: Any, x: jax.Array, labels: jax.Array) -> jax.Array:
         def student_loss(params, images):
             out = net.apply(params, teacher.state, images, train=False)
             return classify(teacher, out.logits, labels)
@@ -166,7 +167,7 @@ def image_loss(method: Teddy, net: Net, classes: int):
     return matched_statistics if method.objective == "stats" else matched_gradients
 
 
-def draw(method: Teddy, key: jax.Array, teachers: Teachers, loss, pool_mean):
+def draw(method: Filled, key: jax.Array, teachers: Any, loss, pool_mean):
     """The step's loss of the images alone: at one member, or the mean over the members drawn."""
     size = jax.tree.leaves(teachers.params)[0].shape[0]
     count = {"one": 1, "all": size}.get(method.pool_draw, method.pool_draw)
@@ -186,7 +187,7 @@ def total_variation(x: jax.Array) -> jax.Array:
     return (down + across) / x.shape[0]
 
 
-def build(method: Teddy, context: Context) -> Distiller:
+def build(method: Filled, context: Context) -> Distiller:
     """Teddy (and SRe2L, its case of one converged model) on one problem."""
     total = context.ipc * context.classes
     whole = method.stat_scope == "class" and method.objective == "stats"
@@ -222,6 +223,7 @@ def build(method: Teddy, context: Context) -> Distiller:
         value, grad = jax.value_and_grad(objective)(images)
         fresh = adam.init(images)  # each batch of images starts its own optimiser
         held = jax.tree.map(lambda a, b: jnp.where(update == 0, a, b), fresh, state.optimiser)
+        direction: Any
         direction, held = adam.update(grad, held)
         rate = method.lr * schedule(update, jnp.int32(method.steps), 0)
         images = jnp.clip(images - rate * direction, low, high)
