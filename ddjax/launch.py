@@ -48,6 +48,7 @@ def teacher_stage(job: Job) -> teachers.Store:
         store = teachers.build(
             run.teacher, job.data, job.net(run.teacher.arch), seed=run.seed, over=job.over,
             every=run.compute.checkpoint_every, cache=job.cache, log=job.log, precision=run.compute.precision,
+            pooled=needs_pool(run),
         )  # fmt: skip
     manifest = read_json(store.folder / "manifest.json")
     atomic_write(job.folder.teachers / "pool.json", to_json(manifest))
@@ -103,6 +104,11 @@ def source_name(run: config.Run) -> str:
     return run.method.label_source if run.label.source == "auto" else run.label.source
 
 
+def needs_pool(run: config.Run) -> bool:
+    """Whether anything in this run looks at the weak models; else the base model is enough."""
+    return "pool" in (run.method.needs.pool, source_name(run))
+
+
 def source(job: Job, store: teachers.Store, name: str, labels: np.ndarray) -> Any:
     """The label source of that name."""
     if name == "hard":
@@ -129,7 +135,7 @@ def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     run, name = job.run, source_name(job.run)
     origin = source(job, store, name, made.labels)
     own = evaluate.Row(name_of(run.method), name, np.asarray(made.images), origin, relabel.load(job.folder.labels))
-    soft = origin if origin.soft else source(job, store, "pool", made.labels)
+    soft = origin if origin.soft else source(job, store, run.method.needs.pool, made.labels)
     with job.cost.stage("evaluate"):
         judge.judge(job, made, own, soft=soft, base=source(job, store, "base", made.labels))
 
@@ -187,8 +193,7 @@ def check(run: Any, data: Dataset) -> None:
     net = judge.build_net(run, data, run.teacher.arch)
     if run.teacher.weights:
         teachers.given_weights(run.teacher.weights, net)
-    elif run.teacher.pool.mode != "posterior":
-        teachers.snapshot_epochs(run.teacher.pool.snapshots, run.teacher.pool.size, run.teacher.epochs)
+    teachers.taken_epochs(teachers.lean(run.teacher, needs_pool(run)))
 
 
 def finish(job: Job) -> None:

@@ -220,6 +220,23 @@ def given_weights(path: str, net: Net) -> tuple[Tree, Tree]:
     return weights.load_net(weights_file(path), net)
 
 
+def lean(config, pooled: bool):
+    """The recipe without its pool (None) where nobody asks for one and it does not come free with the base model."""
+    pool = config.pool
+    fits = not isinstance(pool.snapshots, str) or pool.size <= config.epochs
+    free = pool.mode == "prior" and fits and not config.weights
+    return config if pooled or free else dataclasses.replace(config, pool=None)
+
+
+def taken_epochs(config) -> tuple[int, ...]:
+    """After which epochs of the base model's training a snapshot becomes a member of the pool; () for none."""
+    if config.pool is None or config.weights:
+        return ()
+    size = config.pool.size
+    count = {"prior": size, "posterior": 0, "mixed": (size + 1) // 2}[config.pool.mode]
+    return snapshot_epochs(config.pool.snapshots, count, config.epochs) if count else ()
+
+
 def recipe_hash(config, data, net: Net, seed: int, precision: str = "float32") -> str:
     """What decides the teachers: data and its card, network, precision, recipe, seed and the weights given."""
     given = None
@@ -233,9 +250,23 @@ def recipe_hash(config, data, net: Net, seed: int, precision: str = "float32") -
 
 
 def build(
-    config, data, net: Net, *, seed: int, over: Spread, every: int, cache: Path, log, precision: str = "float32"
+    config,
+    data,
+    net: Net,
+    *,
+    seed: int,
+    over: Spread,
+    every: int,
+    cache: Path,
+    log,
+    precision: str = "float32",
+    pooled: bool = True,
 ) -> Store:
-    """The base model and its pool: from the cache where this recipe was run before, else trained and kept there."""
+    """The base model and its pool: from the cache where this recipe was run before, else trained and kept there.
+
+    ``pooled`` False: nobody asks for the pool; where it would cost something, the base model stands for it.
+    """
+    config = lean(config, pooled)
     tag = recipe_hash(config, data, net, seed, precision)
     folder = cache / "teachers" / tag[:32]
     with locked(cache / "teachers" / f".{tag[:32]}"):
@@ -257,25 +288,21 @@ def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: P
     def judge(stacked: tuple[Tree, Tree]) -> np.ndarray:
         return survey.accuracy(net, *stacked, data.val, mean, std, over=over)
 
-    size, mode = config.pool.size, config.pool.mode
-    before = {"prior": size, "posterior": 0, "mixed": (size + 1) // 2}[mode]
-    if config.weights and before:
-        if mode == "prior":
-            log.say("teacher.weights: a finished model has no snapshots, so the pool is made by pruning (posterior).")
-        before = 0
-    parts = []
+    taken, size, parts = taken_epochs(config), config.pool.size if config.pool else 1, []
+    if config.weights and config.pool and config.pool.mode == "prior":
+        log.say("teacher.weights: a finished model has no snapshots, so the pool is made by pruning (posterior).")
     with Checkpoint(folder.parent / f".{folder.name}" / "steps") as checkpoint:
         if config.weights:
             base = given_weights(config.weights, net)
         else:
-            rule = config.pool.snapshots
-            taken = snapshot_epochs(rule, before, config.epochs) if before else ()
             with log.progress("teachers", config.epochs * trainer.per_epoch) as bar:
                 base, kept = train_base(trainer, config, taken, checkpoint, bar.advance, tag)
-            parts += [kept] if before else []
-        if size > before:
+            parts += [kept] if taken else []
+        if config.pool is None:
+            parts.append(jax.tree.map(lambda a: a[None], base))
+        elif size > len(taken):
             with log.progress("teachers: pool", ROUNDS * config.pool.tune_epochs * trainer.per_epoch) as bar:
-                parts.append(weaken(trainer, config, base, size - before, judge, bar.advance))
+                parts.append(weaken(trainer, config, base, size - len(taken), judge, bar.advance))
         pool = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
         accuracy = float(judge(jax.tree.map(lambda a: a[None], base))[0])
         members = judge(pool)

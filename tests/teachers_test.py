@@ -110,15 +110,18 @@ def test_the_same_recipe_is_taken_from_the_cache(prior, cache, monkeypatch):
 
 
 def test_whatever_decides_the_teachers_changes_the_hash(prior):
-    def tag(recipe=RECIPE, data=data(), net=net(), seed=SEED, precision="float32"):
+    images, network = data(), net()
+
+    def tag(recipe=RECIPE, data=images, net=network, seed=SEED, precision="float32"):
         return teachers.recipe_hash(recipe, data, net, seed, precision)
 
-    card = dataclasses.replace(data().card, mean=(0.5,))
+    card = dataclasses.replace(images.card, mean=(0.5,))
     others = [
         tag(dataclasses.replace(RECIPE, lr=0.06)), tag(dataclasses.replace(RECIPE, epochs=5)), tag(PRUNED),
         tag(dataclasses.replace(RECIPE, weights=str(prior.folder))), tag(seed=4),
         tag(net=models.build("convnet1-w16-batch", image_shape=(8, 8, 1), classes=10)),
-        tag(precision="bfloat16"), tag(data=dataclasses.replace(data(), hash="0")), tag(data=dataclasses.replace(data(), card=card)),
+        tag(precision="bfloat16"), tag(data=dataclasses.replace(images, hash="0")),
+        tag(data=dataclasses.replace(images, card=card)),
     ]  # fmt: skip
     assert tag() == prior.hash
     assert len({prior.hash, *others}) == len(others) + 1
@@ -302,6 +305,22 @@ def test_mixed_is_half_snapshots_half_pruned(prior, tmp_path):
     assert same(two, (prior.pool.params, prior.pool.state))
     share = densities(found.pool)
     assert (share[:2] > 0.99).all() and (share[2] < 0.61).all()
+
+
+def test_where_nobody_asks_for_a_pool_it_costs_nothing(prior, given, cache, tmp_path, monkeypatch):
+    def lean(recipe, folder):
+        return teachers.build(
+            recipe, data(), net(), seed=SEED, over=ONE, every=100, cache=folder, log=Quiet(), pooled=False
+        )
+
+    monkeypatch.setattr(train, "fit", refuse)  # given weights: no tuning; a free pool: the cache that others share
+    found = lean(given, tmp_path)
+    assert same(found.pool, prior.base) and found.pool_accuracy == [prior.base_accuracy]
+    assert lean(RECIPE, cache).hash == prior.hash
+    short = dataclasses.replace(RECIPE, pool=config.Pool(size=9))
+    assert teachers.taken_epochs(teachers.lean(short, False)) == ()
+    with pytest.raises(ConfigError, match=r"teacher\.pool\.size = 9 .* teacher\.epochs = 4"):
+        teachers.taken_epochs(teachers.lean(short, True))
 
 
 # ---------------------------------------------------------------------------------------- equip
