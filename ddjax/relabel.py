@@ -208,6 +208,7 @@ def load(folder: Path) -> np.ndarray | None:
     if about["sha256"] is None:
         return None
     path = folder / "labels.safetensors"
-    if file_hash(path) != about["sha256"]:
-        raise DataError(f"file = {str(path)!r} is not the one its manifest describes (sha256 differs).")
+    if not path.is_file() or file_hash(path) != about["sha256"]:
+        said = "is not the one its manifest describes (sha256 differs)" if path.is_file() else "does not exist"
+        raise DataError(f"file = {str(path)!r} {said}. Copy the folder again, or make the labels again.")
     return load_file(path)["logits"]
