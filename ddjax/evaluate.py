@@ -122,12 +122,10 @@ def evaluate_row(
 
     ``scratch`` holds the cell's checkpoints and the outcome of the rate search until the cell is done.
     """
-    cell = {
-        "name": row.name, "arch": group.net.name, "label_source": row.label_source, "protocol": group.protocol.id,
-    }  # fmt: skip
-    done = [line for line in read_lines(results) if all(line[k] == v for k, v in cell.items())]
-    if len(done) >= seeds:
-        return done[:seeds]
+    cell, numbers = cell_of(group, row), list(range(seed, seed + seeds))
+    done = finished(results, cell, numbers)
+    if done is not None:
+        return done
     began, table = time.monotonic(), targets(group, row)
     rates, steps = list(group.protocol.rates), group.protocol.steps(len(row.images))
     tag = content_hash({"cell": cell, "plan": repr(group.plan), "targets": table, "images": np.asarray(row.images)})
@@ -148,7 +146,6 @@ def evaluate_row(
             bar.advance(steps)
         validation = read_json(found)
         best = int(np.argmax(validation))
-        numbers = list(range(seed, seed + seeds))
         final = trained("seeds", [rates[best]] * seeds, numbers)
     right = accuracy(group, final, data.test)
     spent = (time.monotonic() - began) / seeds
@@ -165,24 +162,52 @@ def evaluate_row(
     return lines
 
 
-def announce(group: Students, rows: list[Row], seeds: int, results: Path, log) -> None:
-    """Say first how long the cells that are not done yet will take: a step of the program is timed."""
-    known = [(line["name"], line["arch"], line["label_source"]) for line in read_lines(results)]
-    left = [row for row in rows if known.count((row.name, group.net.name, row.label_source)) < seeds]
+def cell_of(group: Students, row: Row) -> dict[str, Any]:
+    """What names a cell in results.jsonl; ``inputs`` is the hash of its images and views."""
+    images = content_hash({"plan": repr(group.plan), "images": np.asarray(row.images)})
+    return {
+        "name": row.name, "arch": group.net.name, "label_source": row.label_source, "protocol": group.protocol.id,
+        "inputs": images[:16],
+    }  # fmt: skip
+
+
+def standing(results: Path, cell: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """The lines of a cell that count, by seed: those after the last one of other inputs under the same name."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in read_lines(results):
+        if all(line.get(k) == v for k, v in cell.items() if k != "inputs"):
+            if line.get("inputs") != cell.get("inputs"):
+                found.clear()
+            else:
+                found[line["seed"]] = line
+    return found
+
+
+def finished(results: Path, cell: dict[str, Any], numbers: list[int]) -> list[dict[str, Any]] | None:
+    """The lines of a cell that is done for the seeds ``numbers``, else None."""
+    found = standing(results, cell)
+    return [found[n] for n in numbers] if set(numbers) <= found.keys() else None
+
+
+def announce(group: Students, rows: list[Row], *, seeds: int, seed: int, results: Path, every: int, log) -> None:
+    """Say first how long the cells that are not done yet will take: a stretch of the training is timed."""
+    numbers = list(range(seed, seed + seeds))
+    left = [row for row in rows if finished(results, cell_of(group, row), numbers) is None]
     if not left:
         return
     steps, grid = group.protocol.steps(len(rows[0].images)), len(group.protocol.rates)
     table = np.zeros((group.plan.count, group.plan.batch, group.net.classes), np.float16)
 
+    chunk = min(train.CHUNK, every)
+
     def seconds(steps: int) -> float:
         began = time.monotonic()
-        train_students(group, left[0], table, [1e-3] * seeds, list(range(seeds)), steps, stage="evaluate (timing)")
+        train_students(group, left[0], table, [1e-3] * seeds, numbers, steps, stage="evaluate (timing)", chunk=chunk)
         return time.monotonic() - began
 
     seconds(1)  # compiles
-    short = seconds(1)
-    long = 40 if short < 1.0 else 3
-    each = max(seconds(long) - short, 0.0) / (long - 1)
+    each = seconds(1)
+    each = each if each > 1.0 else seconds(chunk) / chunk
     total = len(left) * steps * (seeds + grid) / seeds * each
     log.say(
         f"evaluate: {len(left)} rows x ({grid} rates + {seeds} seeds) x {steps} steps on {group.net.name}, "
@@ -193,9 +218,9 @@ def announce(group: Students, rows: list[Row], seeds: int, results: Path, log) -
 def write_cell(results: Path, cell: dict[str, Any], lines: list[dict[str, Any]]) -> None:
     """Append the lines of a cell that are not there yet."""
     mend_lines(results)
-    known = {(*(line[k] for k in cell), line["seed"]) for line in read_lines(results)}
+    known = standing(results, cell)
     for line in lines:
-        if (*(line[k] for k in cell), line["seed"]) not in known:
+        if line["seed"] not in known:
             append_line(results, line)
 
 

@@ -136,7 +136,9 @@ def judge(
     rows = [own, *baselines.rows(wanted, own, soft, base, trained, first, data, ipc=ipc, seed=run.seed)]
     for arch in run.evaluate.archs:
         group = evaluate.students(job.net(arch), rule, plan, made.mean, made.std, over=job.over)
-        evaluate.announce(group, rows, run.evaluate.seeds, job.folder.results, job.log)
+        evaluate.announce(
+            group, rows, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results, every=every, log=job.log
+        )
         for row in rows:
             evaluate.evaluate_row(
                 group, row, data, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results,

@@ -70,12 +70,16 @@ def rows(files: Files) -> list[dict[str, Any]]:
     """One row for each set x architecture x label source x protocol, over its seeds.
 
     The run's own set first, then baselines in the order of ``BASELINES``; architectures in the
-    order of the configuration. A seed that occurs twice counts once, by its last line.
+    order of the configuration. A seed that occurs twice counts once, by its last line; lines of other images or
+    views than the row's last one do not count (``inputs``).
     """
     groups: dict[tuple[str, ...], dict[int, Mapping[str, Any]]] = {}
     for line in files.results:
         cell = tuple(line[name] for name in ("name", "arch", "label_source", "protocol"))
-        groups.setdefault(cell, {})[line["seed"]] = line
+        group = groups.setdefault(cell, {})
+        if any(other.get("inputs") != line.get("inputs") for other in group.values()):
+            group.clear()
+        group[line["seed"]] = line
     found = []
     for (name, arch, source, protocol), lines in groups.items():
         values = np.array([line["accuracy"] for line in lines.values()], np.float64)

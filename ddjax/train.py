@@ -140,6 +140,9 @@ def make_run(step: Callable, over: Spread) -> Callable:
     return jax.jit(run, donate_argnums=0)
 
 
+CHUNK = 50  # steps that one call of a compiled program takes, at most
+
+
 class Chunk(NamedTuple):
     """What a stretch of training is fed: shared ``data`` and per-member inputs ``xs [M, n, ...]``."""
 
@@ -154,7 +157,7 @@ def fit(
     *,
     steps: int,
     stage: str,
-    chunk: int = 50,
+    chunk: int = CHUNK,
     advance: Callable[..., None] = lambda n, **shown: None,
     checkpoint: Any = None,
     config_hash: str = "",
