@@ -132,21 +132,21 @@ def evaluate_row(
     found = scratch / tag[:16] / "rates.json"
     with log.progress(f"evaluate {row.name}, {row.label_source} labels, {group.net.name}", 2 * steps) as bar:
 
-        def trained(part: str, rates: list[float], seeds: list[int]) -> train.Member:
+        def trained(part: str, rates: list[float], seeds: list[int], finite: bool) -> train.Member:
             with Checkpoint(scratch / tag[:16] / part) as checkpoint:
                 return train_students(
                     group, row, table, rates, seeds, steps, stage=f"evaluate {row.name} ({part})", every=every,
-                    checkpoint=checkpoint, config_hash=tag, advance=bar.advance,
+                    checkpoint=checkpoint, config_hash=tag, advance=bar.advance, finite=finite,
                 )  # fmt: skip
 
         if not found.exists():
-            tried = trained("rates", rates, [seed] * len(rates))
+            tried = trained("rates", rates, [seed] * len(rates), False)
             atomic_write(found, to_json([float(a) for a in accuracy(group, tried, data.val)]))
         else:
             bar.advance(steps)
         validation = read_json(found)
         best = int(np.argmax(validation))
-        final = trained("seeds", [rates[best]] * seeds, numbers)
+        final = trained("seeds", [rates[best]] * seeds, numbers, True)
     right = accuracy(group, final, data.test)
     spent = (time.monotonic() - began) / seeds
     lines = [

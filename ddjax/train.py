@@ -162,11 +162,13 @@ def fit(
     checkpoint: Any = None,
     config_hash: str = "",
     every: int = 500,
+    finite: bool = True,
 ) -> Member:
     """Train ``members`` for ``steps`` steps; resumes from ``checkpoint`` and saves to it about every ``every`` steps.
 
     ``chunks(start, n)`` must be a pure function of its arguments: a run that is killed and resumed then ends with the
-    same bits. A non-finite loss raises DivergenceError naming the stage and the window of steps.
+    same bits. A non-finite loss raises DivergenceError naming the stage and the window of steps; with ``finite`` False
+    it is let pass (a search over learning rates, where a member may diverge and lose).
     """
     start = saved = 0
     if checkpoint is not None:
@@ -182,7 +184,7 @@ def fit(
         data, xs = chunks(start, chunk)
         members, loss = run(members, data, xs, jnp.int32(start), jnp.int32(count), total)
         value = jax.device_get(loss)
-        if not jnp.isfinite(value).all():
+        if finite and not jnp.isfinite(value).all():
             raise DivergenceError(
                 f"{stage}: the loss is not finite in steps {start}..{start + count - 1}; last good checkpoint: step "
                 f"{saved}. Lower the learning rate or check the input images for odd values."
