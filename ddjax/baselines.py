@@ -75,8 +75,9 @@ def _train_on_all(trainer: teachers.Trainer, folder: Path, scratch: Path, tag: s
         def tick(n: int, **shown: float) -> None:
             clock.append(time.monotonic())
 
-        trainer.fit(fresh(), 60, "full_data", chunk=10, advance=tick)
-        fits = int(SECONDS / ((clock[-1] - clock[0]) / 50 * trainer.per_epoch))
+        chunk = min(train.CHUNK, trainer.every)  # as below, so that one compiled program serves both
+        trainer.fit(fresh(), 2 * chunk, "full_data", chunk=chunk, advance=tick)
+        fits = int(SECONDS / ((clock[1] - clock[0]) / chunk * trainer.per_epoch))
         atomic_write(plan, to_json({"epochs": max(1, min(EPOCHS, fits))}))
     epochs = read_json(plan)["epochs"]
     steps, began = epochs * trainer.per_epoch, time.monotonic()
