@@ -23,12 +23,12 @@ POST = ["--teacher.pool.mode", "posterior", "--teacher.pool.prune", "0.3", "0.6"
         "--teacher.pool.accept", "0.8", "0.995"]  # fmt: skip
 
 
-def run(name: str, words: list[str], folder: Path, *, hard: bool = False) -> dict:
+def run(name: str, words: list[str], folder: Path, extra: list[str], *, hard: bool = False) -> dict:
     """One run (resumed if it is there); then the same set with hard labels, if asked."""
     kept = folder / name / "gate.json"
     if kept.exists():
         return json.loads(kept.read_text())
-    base = [*words, "--workdir", str(folder / name)]
+    base = [*words, *extra, "--workdir", str(folder / name)]
     launch.main([*base, "--resume"])
     if hard:
         launch.main([*base, "--only", "label", "evaluate", "--label.source", "hard", "--evaluate.baselines", "none"])
@@ -79,20 +79,20 @@ def digits(folder: Path, extra: list[str]) -> dict:
     config = ["--config", "configs/digits.py", "--evaluate.seeds", str(SEEDS)]
     none = ["--evaluate.baselines", "none"]
     runs = {
-        "ipc1-prior": run("ipc1-prior", [*config, *extra], folder),
+        "ipc1-prior": run("ipc1-prior", config, folder, extra),
         "ipc1-single": run(
-            "ipc1-single", [*config, *extra, *none, "--method", "sre2l", "--method.stat_scope", "class"], folder
+            "ipc1-single", [*config, *none, "--method", "sre2l", "--method.stat_scope", "class"], folder, extra
         ),
     }
     for scope in ("class", "global"):
         stat = ["--method.ipc", "10", "--method.stat_scope", scope]
         first = [] if scope == "class" else none
-        runs[f"ipc10-prior-{scope}"] = run(f"ipc10-prior-{scope}", [*config, *extra, *stat, *first], folder, hard=True)
+        runs[f"ipc10-prior-{scope}"] = run(f"ipc10-prior-{scope}", [*config, *stat, *first], folder, extra, hard=True)
         runs[f"ipc10-post-{scope}"] = run(
-            f"ipc10-post-{scope}", [*config, *extra, *stat, *none, *POST], folder, hard=True
+            f"ipc10-post-{scope}", [*config, *stat, *none, *POST], folder, extra, hard=True
         )
         runs[f"ipc10-single-{scope}"] = run(
-            f"ipc10-single-{scope}", [*config, *extra, *none, "--method", "sre2l", *stat], folder, hard=True
+            f"ipc10-single-{scope}", [*config, *none, "--method", "sre2l", *stat], folder, extra, hard=True
         )
 
     def cell(name: str, which: str) -> dict:
@@ -126,14 +126,14 @@ def digits(folder: Path, extra: list[str]) -> dict:
 
 def images(name: str, folder: Path, extra: list[str], ipcs: list[int]) -> dict:
     """Gate A4: pool >= one converged model, ConvNet-3, IPC 1 and 10, controls beside them."""
-    config = ["--config", f"configs/{name}.py", "--evaluate.seeds", str(SEEDS), *extra]
+    config = ["--config", f"configs/{name}.py", "--evaluate.seeds", str(SEEDS)]
     runs, gates = {}, []
     for ipc in ipcs:
         words = [*config, "--method.ipc", str(ipc)]
         single = ["--method", "sre2l", "--method.ipc", str(ipc), "--method.stat_scope", "class", "--method.lr", "0.1",
                   "--method.alpha", "0.1", "--method.steps", "500", "--evaluate.baselines", "none"]  # fmt: skip
-        runs[f"ipc{ipc}-prior"] = run(f"ipc{ipc}-prior", words, folder)
-        runs[f"ipc{ipc}-single"] = run(f"ipc{ipc}-single", [*config, *single], folder)
+        runs[f"ipc{ipc}-prior"] = run(f"ipc{ipc}-prior", words, folder, extra)
+        runs[f"ipc{ipc}-single"] = run(f"ipc{ipc}-single", [*config, *single], folder, extra)
         a, b = runs[f"ipc{ipc}-prior"]["cells"]["teddy/pool"], runs[f"ipc{ipc}-single"]["cells"]["sre2l/base"]
         found = gate(f"A4: {name}, IPC {ipc}, prior pool + own labels >= single converged + own labels", a, b, 0.0)
         gates.append(found | {"holds": found["holds"] and found["p_one_sided"] < 0.05})
