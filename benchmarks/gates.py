@@ -111,7 +111,7 @@ def digits(folder: Path, extra: list[str]) -> dict:
         for labels, margin in ((own, 0.01), (hard, 0.05)):
             gates.append(
                 gate(
-                    f"A3: IPC 10, {kind}, {labels[kind].split('/')[1]} labels: class >= global statistics + {margin:.0%}",
+                    f"A3: IPC 10, {kind}, {labels[kind][6:]} labels: class >= global statistics + {margin:.0%}",
                     cell(f"ipc10-{kind}-class", labels[kind]), cell(f"ipc10-{kind}-global", labels[kind]), margin,
                 )
             )  # fmt: skip

@@ -11,7 +11,7 @@ ORDER = ("digits", "fashion_mnist", "cifar10")
 NOTES = {
     "digits": "scikit-learn's 8x8 digits: 1,167 training, 130 validation and 500 test images; teacher and students are "
     "a three-layer batch-norm ConvNet of width 32.",
-    "fashion_mnist": "Fashion-MNIST, the original files: a stratified 10,000 of the training images (9,000 train, 1,000 "
+    "fashion_mnist": "Fashion-MNIST, the original files: a stratified 10,000 training images (9,000 train, 1,000 "
     "validation), all 10,000 test images; three-layer batch-norm ConvNet of width 32, teachers of 10 epochs.",
     "cifar10": "CIFAR-10 **re-encoded as JPEG** (not the papers' pixels; no number here compares with a paper's): a "
     "stratified 10,000 of the training images (9,000 train, 1,000 validation), all 10,000 test images; three-layer "
@@ -20,10 +20,10 @@ NOTES = {
 HEAD = """# Results
 
 Written by `python benchmarks/results_page.py` from `benchmarks/results/gates-*.json`; those come from
-`python benchmarks/gates.py digits|fashion_mnist|cifar10`. Protocol `ddjax-1`: the learning rate is chosen on a validation
-split of the training set, the last step counts, the test split is read once. ± is the standard deviation over students
-of different seeds (one distilled set); differences are paired by seed, p by the exact sign-flip test (its smallest value
-with five seeds is 0.031). `sre2l` here is the single converged model under the same budget and statistics as Teddy, so
+`python benchmarks/gates.py digits|fashion_mnist|cifar10`. Protocol `ddjax-1`: the learning rate is chosen on a
+validation split of the training set, the last step counts, the test split is read once. ± is the standard deviation over students
+of different seeds (one distilled set); differences are paired by seed, p by the exact sign-flip test (its smallest
+value with five seeds is 0.031). `sre2l` here is the single converged model under the same budget and statistics as Teddy, so
 that the pool alone differs.
 """
 
