@@ -115,6 +115,12 @@ def accuracy(group: Students, members: train.Member, split) -> np.ndarray:
     return survey.accuracy(group.net, members.params, members.state, split, group.mean, group.std, over=group.over)
 
 
+def sound(members: train.Member) -> np.ndarray:
+    """Which members' weights are all finite ``[M]``."""
+    leaves = [np.isfinite(np.asarray(leaf)) for leaf in jax.tree.leaves(members.params)]
+    return np.logical_and.reduce([leaf.reshape(len(leaf), -1).all(axis=1) for leaf in leaves])
+
+
 def evaluate_row(
     group: Students, row: Row, data, *, seeds: int, seed: int, results: Path, scratch: Path, every: int, log
 ) -> list[dict[str, Any]]:
@@ -141,7 +147,8 @@ def evaluate_row(
 
         if not found.exists():
             tried = trained("rates", rates, [seed] * len(rates), False)
-            atomic_write(found, to_json([float(a) for a in accuracy(group, tried, data.val)]))
+            right = np.where(sound(tried), accuracy(group, tried, data.val), -1.0)
+            atomic_write(found, to_json(right.tolist()))
         else:
             bar.advance(steps)
         validation = read_json(found)
