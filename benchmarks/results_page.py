@@ -19,12 +19,12 @@ NOTES = {
 }
 HEAD = """# Results
 
-Written by `python benchmarks/results_page.py` from `benchmarks/results/gates-*.json`; those come from
-`python benchmarks/gates.py digits|fashion_mnist|cifar10`. Protocol `ddjax-1`: the learning rate is chosen on a
-validation split of the training set, the last step counts, the test split is read once. ± is the standard deviation over students
-of different seeds (one distilled set); differences are paired by seed, p by the exact sign-flip test (its smallest
-value with five seeds is 0.031). `sre2l` here is the single converged model under the same budget and statistics as Teddy, so
-that the pool alone differs.
+Written by `python benchmarks/results_page.py` from `benchmarks/results/gates-*.json`; those come from `python
+benchmarks/gates.py digits|fashion_mnist|cifar10`. Protocol `ddjax-1`: the learning rate is chosen on a
+validation split of the training set, the last step counts, the test split is read once. ± is the standard
+deviation over students of different seeds (one distilled set); differences are paired by seed, p by the exact
+sign-flip test (its smallest value with five seeds is 0.031). `sre2l` here is the single converged model under
+the same budget and statistics as Teddy, so that the pool alone differs.
 """
 
 
