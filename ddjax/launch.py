@@ -31,8 +31,8 @@ from ddjax import (
 from ddjax.__main__ import exit_code
 from ddjax.checkpoint import Checkpoint
 from ddjax.data import Dataset, open_data
-from ddjax.errors import Interrupted
-from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
+from ddjax.errors import ConfigError, Interrupted
+from ddjax.files import atomic_write, clean_temporaries, content_hash, locked, read_json, to_json
 from ddjax.judge import Job
 from ddjax.methods import Context, name_of
 from ddjax.protocols import protocol
@@ -143,26 +143,48 @@ def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
 # ---------------------------------------------------------------------------------------- the whole
 
 
-def pipeline(job: Job, only: tuple[str, ...]) -> None:
-    """All stages in order; those that are done with the same inputs are skipped."""
-    run, folder = job.run, job.folder
+def stage_tags(run: config.Run, data: Dataset) -> dict[str, str]:
+    """The hash of each stage's inputs, in the order of the stages."""
     written = config.to_json(run)
-    base = {"data": job.data.hash, "teacher": written["teacher"], "seed": run.seed, "precision": run.compute.precision}
+    base = {"data": data.hash, "teacher": written["teacher"], "seed": run.seed, "precision": run.compute.precision}
     tags = {"distill": content_hash(base | {"method": written["method"]})}
     tags["label"] = content_hash([tags["distill"], written["label"], run.evaluate.protocol])
     tags["evaluate"] = content_hash([tags["label"], written["evaluate"]])
-    store = teacher_stage(job)
-    for stage, act in (
-        ("distill", lambda: distill_stage(job, store, tags["distill"])),
-        ("label", lambda: label_stage(job, store, DistilledSet.load(folder.synset))),
-        ("evaluate", lambda: evaluate_stage(job, store, DistilledSet.load(folder.synset))),
-    ):
-        if only and stage not in only:
-            continue
-        if folder.done(stage, tags[stage]):
+    return tags
+
+
+def stages_left(folder: rundir.RunDir, tags: dict[str, str], only: tuple[str, ...]) -> list[str]:
+    """The stages that are asked for and not done; ConfigError where one stands on a stage that is neither."""
+    undone = [stage for stage, tag in tags.items() if not folder.done(stage, tag)]
+    left = [stage for stage in undone if not only or stage in only]
+    before = undone[: undone.index(left[-1])] if left else []
+    lacking = [stage for stage in before if stage not in left]
+    if lacking:
+        wanted = [stage for stage in config.STAGES if stage in {*only, *lacking}]
+        raise ConfigError(
+            f"--only = {' '.join(only)}: {left[-1]} stands on {' and '.join(lacking)}, not done in "
+            f"{str(folder.folder)!r} with this configuration. Nearest: --only {' '.join(wanted)}."
+        )
+    return left
+
+
+def pipeline(job: Job, only: tuple[str, ...]) -> None:
+    """All stages in order; those that are done with the same inputs are skipped."""
+    folder, tags = job.folder, stage_tags(job.run, job.data)
+    left = stages_left(folder, tags, only)
+    for stage in tags:
+        if stage not in left and (not only or stage in only):
             job.log.say(f"{stage}: done before, inputs unchanged; skipped.")
-            continue
-        act()
+    if not left and ("teachers" not in only or (folder.teachers / "pool.json").exists()):
+        return
+    store = teacher_stage(job)
+    acts = {
+        "distill": lambda: distill_stage(job, store, tags["distill"]),
+        "label": lambda: label_stage(job, store, DistilledSet.load(folder.synset)),
+        "evaluate": lambda: evaluate_stage(job, store, DistilledSet.load(folder.synset)),
+    }
+    for stage in left:
+        acts[stage]()
         folder.stamp(stage, tags[stage])
         atomic_write(folder.cost, to_json(job.cost.as_dict()))
 
@@ -217,9 +239,12 @@ def start(run: config.Run, launch: config.Launch) -> int:
     claimed = rundir.claim(folder, written, resume=launch.resume, overwrite=launch.overwrite, only=launch.only)
     data = open_data(run.data, run.seed)
     check(run, data)
+    if not launch.overwrite:
+        stages_left(claimed, stage_tags(run, data), launch.only)
     with stoppable(), locked(folder, wait=False):
         if launch.overwrite:
             rundir.empty(folder)
+        clean_temporaries(folder)
         atomic_write(claimed.config, to_json(written))
         job = judge.prepare(run, claimed, data)
         try:
