@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
@@ -160,9 +161,10 @@ def _forward(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """C: [B, H, W, I], [kh, kw, I, O] -> [B, H', W', O]."""
     (height, width), channels = window.out, w.shape[2]
     if window.kernel == (1, 1) or (height * width <= 16 and channels >= 256):
-        spatial = [(0, 0), *window.padding, (0, 0)]
-        x = x if window.kernel == (1, 1) else jnp.pad(x, spatial)
-        parts = [_dot(patch, w[p, q], (3,), (0,)) for p, q, patch in _shifted(x, window, window.out)]
+        padded = jnp.pad(x, [(0, 0), *window.padding, (0, 0)])
+        taken = _shifted(padded, window, window.out, axis=1)
+        taps = w.reshape(-1, channels, w.shape[3])
+        parts = [_dot(part, tap, (3,), (0,)) for part, tap in zip(taken, taps, strict=True)]
         return sum(parts[1:], parts[0]).astype(x.dtype)
     return lax.conv_general_dilated(x, w, window.strides, window.padding, dimension_numbers=LAYOUT)
 
@@ -170,70 +172,82 @@ def _forward(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
 def _input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """D: [B, H', W', O], [kh, kw, I, O] -> [B, H, W, I]."""
     if window.kernel == (1, 1):
-        return _placed(_dot(dy, w[0, 0], (3,), (1,)), 0, 0, window, axes=(1, 2)).astype(dy.dtype)
-    if w.shape[2] < 8:
+        values = _dot(dy, w[0, 0], (3,), (1,)).astype(dy.dtype)
+        sides = zip(window.size, window.out, window.strides, strict=True)
+        pads = [(0, 0, 0), *((0, n - (m - 1) * s - 1, s - 1) for n, m, s in sides), (0, 0, 0)]
+        return lax.pad(values, jnp.zeros((), dy.dtype), pads)
+    covers = all(n <= m for n, m in zip(window.size, window.out, strict=True))
+    if w.shape[2] <= 4 and window.strides == (1, 1) and covers:
         return _input_gradient_few(dy, w, window)
     sides = zip(window.size, window.out, window.kernel, window.strides, window.padding, strict=True)
     pads = tuple((k - 1 - lo, n - 1 + lo - (m - 1) * s) for n, m, k, s, (lo, _) in sides)
     flipped = jnp.swapaxes(w[::-1, ::-1], 2, 3)
-    backward = Window(window.out, window.kernel, (1, 1), pads)  # type: ignore
     if window.strides == (1, 1):
-        return _forward(dy, flipped, backward)
+        return _forward(dy, flipped, Window(window.out, window.kernel, (1, 1), pads))  # type: ignore
     return lax.conv_general_dilated(dy, flipped, (1, 1), pads, lhs_dilation=window.strides, dimension_numbers=LAYOUT)
 
 
 def _input_gradient_few(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """D for few input channels: one product per chunk of images, its kh*kw parts shifted and added.
+    """D for few input channels, where a forward convolution would fill few of the vector lanes.
 
-    A forward convolution with so few outputs fills a fraction of the vector lanes.
+    One product per chunk of images gives what each kernel element sends back; these kh*kw parts are
+    shifted along the flat line of all pixels and added where the shift stays inside the image.
+    Stride 1, output no smaller than the input.
     """
-    (kh, kw), (height, width) = window.kernel, window.out
-    channels = w.shape[2]
+    (kh, kw), (height, width), channels = window.kernel, window.out, w.shape[2]
+    (top, _), (left, _) = window.padding
+    reach = kh * width + kw  # no shift is longer
+
+    def within(taps: int, size: int, low: int) -> np.ndarray:
+        source = np.arange(size)[None, :] + low - np.arange(taps)[:, None]
+        return (source >= 0) & (source < size)
+
+    rows, columns = within(kh, height, top), within(kw, width, left)
+    inside = (rows[:, None, :, None] & columns[None, :, None, :]).reshape(kh, kw, 1, 1, -1)
 
     def gradient(chunk: jax.Array) -> jax.Array:
-        columns = _dot(w, chunk, (3,), (3,))  # [kh, kw, I, n, H', W']
-        parts = [_placed(columns[p, q], p, q, window, axes=(2, 3)) for p in range(kh) for q in range(kw)]
-        return jnp.moveaxis(sum(parts[1:], parts[0]), 0, 3).astype(dy.dtype)
+        chunk = chunk.reshape(-1, dy.shape[3])
+        sent = _dot(w, chunk, (3,), (1,))  # [kh, kw, I, n H' W']
+        sent = jnp.pad(sent, [(0, 0)] * 3 + [(reach, reach)])
+        total = jnp.zeros((channels, len(chunk) // (height * width), height * width), sent.dtype)
+        for p in range(kh):
+            for q in range(kw):
+                start = reach + (top - p) * width + left - q
+                part = sent[p, q, :, start : start + len(chunk)].reshape(total.shape)
+                total += jnp.where(jnp.broadcast_to(inside[p, q], total.shape), part, 0.0)
+        images = total.reshape(channels, -1, height, width)[:, :, : window.size[0], : window.size[1]]
+        return jnp.moveaxis(images, 0, 3).astype(dy.dtype)
 
-    n = _images_at_once(dy.shape[0], height * width)
-    whole = dy.shape[0] // n * n
-    chunks = dy[:whole].reshape(-1, n, *dy.shape[1:])
-    images = lax.map(gradient, chunks).reshape(whole, *window.size, channels)
-    return images if whole == len(dy) else jnp.concatenate([images, gradient(dy[whole:])])
+    chunks, *rest = _chunks(dy, window)
+    images = lax.map(gradient, chunks).reshape(-1, *window.size, channels)
+    return jnp.concatenate([images, *map(gradient, rest)])
 
 
 def _weight_gradient(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     """G: [B, H, W, I], [B, H', W', O] -> [kh, kw, I, O], summed over chunks of images."""
     kernel = (*window.kernel, x.shape[3], dy.shape[3])
     if window.kernel == (1, 1):
-        ((_, _, taken),) = _shifted(x, window, window.out)
+        (taken,) = _shifted(x, window, window.out, axis=1)
         return _dot(dy, taken, (0, 1, 2), (0, 1, 2)).T.reshape(kernel).astype(x.dtype)
     few = x.shape[3] <= 16
-    chunk_gradient = partial(_few_patches if few else _many_patches, window=window)
-    n = _images_at_once(len(x), window.out[0] * window.out[1])
-    whole = len(x) // n * n
-
-    def chunks(images: jax.Array, size: int) -> jax.Array:
-        images = images.reshape(-1, size, *x.shape[1:])
-        if not few:
-            return images
-        pads = [(0, 0), (0, 0), (0, 0), *window.padding]
-        return jnp.pad(jnp.transpose(images, (0, 4, 1, 2, 3)), pads)  # pixels last
+    if few:  # pixels last, and padded, before the loop
+        x = jnp.pad(jnp.moveaxis(x, 3, 1), [(0, 0), (0, 0), *window.padding])
 
     def add(total: jax.Array, chunk: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return total + chunk_gradient(*chunk), None
+        some_x, some_dy = (a.reshape(-1, *b.shape[1:]) for a, b in zip(chunk, (x, dy), strict=True))
+        return total + (_few_patches if few else _many_patches)(some_x, some_dy, window), None
 
-    start = jnp.zeros((kernel[0] * kernel[1] * kernel[2], kernel[3]), _wide(x))
-    start = start if few else start.T
-    grouped = chunks(x[:whole], n), dy[:whole].reshape(-1, n, *dy.shape[1:])
-    total, _ = lax.scan(add, start, grouped)
-    if whole < len(x):
-        total = total + chunk_gradient(chunks(x[whole:], len(x) - whole)[0], dy[whole:])
+    total = jnp.zeros((kernel[0] * kernel[1] * kernel[2], kernel[3]), _wide(x))
+    total = total if few else total.T
+    (some_x, *rest_x), (some_dy, *rest_dy) = _chunks(x, window), _chunks(dy, window)
+    total, _ = lax.scan(add, total, (some_x, some_dy))
+    for rest in zip(rest_x, rest_dy, strict=True):
+        total, _ = add(total, rest)
     return (total if few else total.T).reshape(kernel).astype(x.dtype)
 
 
 def _many_patches(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """dy^T P ([O, kh kw I]) of a chunk: P holds the kh*kw shifted slices side by side.
+    """dy^T P ([O, kh kw I]) of a chunk of images: P holds the kh*kw shifted slices side by side.
 
     Images larger than two blocks are taken a block of rows at a time, so that P stays small.
     """
@@ -247,55 +261,45 @@ def _many_patches(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     x = jnp.pad(x, [(0, 0), (low, high + max(0, spare)), across, (0, 0)])
     dy = jnp.pad(dy, [(0, 0), (0, rows * blocks - height), (0, 0), (0, 0)])
 
-    def block_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-        parts = [part for *_, part in _shifted(x, window, (rows, width))]
-        return _dot(dy, jnp.concatenate(parts, axis=3), (0, 1, 2), (0, 1, 2))
-
-    if blocks == 1:
-        return block_gradient(x, dy)
-
-    def add(total: jax.Array, block: jax.Array) -> tuple[jax.Array, None]:
+    def add(total: jax.Array, block: int | jax.Array) -> tuple[jax.Array, None]:
         above = lax.dynamic_slice_in_dim(x, block * rows * stride, (rows - 1) * stride + taps, axis=1)
         beside = lax.dynamic_slice_in_dim(dy, block * rows, rows, axis=1)
-        return total + block_gradient(above, beside), None
+        patches = jnp.concatenate(_shifted(above, window, (rows, width), axis=1), axis=3)
+        return total + _dot(beside, patches, (0, 1, 2), (0, 1, 2)), None
 
-    start = jnp.zeros((dy.shape[3], window.kernel[0] * window.kernel[1] * x.shape[3]), _wide(x))
-    return lax.scan(add, start, jnp.arange(blocks))[0]
+    total = jnp.zeros((dy.shape[3], taps * window.kernel[1] * x.shape[3]), _wide(x))
+    return add(total, 0)[0] if blocks == 1 else lax.scan(add, total, jnp.arange(blocks))[0]
 
 
 def _few_patches(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
-    """P dy ([kh kw I, O]) of a chunk; x is padded and [I, n, H, W]: pixels last, as I is small."""
-    parts = [part for *_, part in _shifted(x, window, window.out, axis=2)]
-    patches = jnp.stack(parts).reshape(-1, dy.shape[0] * window.out[0] * window.out[1])
-    return _dot(patches, dy.reshape(-1, dy.shape[3]), (1,), (0,))
+    """P dy ([kh kw I, O]) of a chunk, P with the pixels last; x is padded and [n, I, H, W]."""
+    patches = jnp.moveaxis(jnp.stack(_shifted(x, window, window.out, axis=2)), 1, 2)
+    dy = dy.reshape(-1, dy.shape[3])
+    return _dot(patches.reshape(-1, len(dy)), dy, (1,), (0,))
 
 
-def _images_at_once(images: int, pixels: int) -> int:
-    """How many images fill a chunk: near `_ROWS` rows, a divisor of `images` where one is near."""
-    want = min(images, max(1, _ROWS // pixels))
-    near = [n for n in range(max(1, want // 2), min(images, 2 * want) + 1) if images % n == 0]
-    return min(near, key=lambda n: (abs(n - want), n), default=want)
+def _chunks(images: jax.Array, window: Window) -> list[jax.Array]:
+    """Chunks of whole images, near `_ROWS` output pixels each, ``[chunks, all else]``; then the rest.
+
+    All else is flat: an image axis of one beside the chunks makes XLA copy it all before a loop.
+    """
+    count, want = len(images), max(1, _ROWS // (window.out[0] * window.out[1]))
+    near = [n for n in range(max(1, want // 2), min(count, 2 * want) + 1) if count % n == 0]
+    n = min(near, key=lambda n: (abs(n - want), n), default=min(want, count))
+    whole = count // n * n
+    some = images[:whole].reshape(whole // n, -1)
+    return [some] if whole == count else [some, images[whole:].reshape(-1)]
 
 
-def _shifted(x: jax.Array, window: Window, out: tuple[int, int], axis: int = 1) -> list[tuple[int, int, jax.Array]]:
-    """(p, q, what kernel element p, q sees of padded x); height and width at axis, axis + 1."""
+def _shifted(x: jax.Array, window: Window, out: tuple[int, int], axis: int) -> list[jax.Array]:
+    """What each kernel element sees of padded x, row by row; height and width at axis, axis + 1."""
     (kh, kw), (sy, sx), (height, width) = window.kernel, window.strides, out
     found = []
     for p in range(kh):
         line = lax.slice_in_dim(x, p, p + (height - 1) * sy + 1, sy, axis=axis)
         for q in range(kw):
-            taken = lax.slice_in_dim(line, q, q + (width - 1) * sx + 1, sx, axis=axis + 1)
-            found.append((p, q, taken))
+            found.append(lax.slice_in_dim(line, q, q + (width - 1) * sx + 1, sx, axis=axis + 1))
     return found
-
-
-def _placed(values: jax.Array, p: int, q: int, window: Window, *, axes: tuple[int, int]) -> jax.Array:
-    """The output's `values`, laid where kernel element p, q sees the input; 0 elsewhere."""
-    pads = [(0, 0, 0)] * values.ndim
-    sides = zip(axes, (p, q), window.size, window.out, window.strides, window.padding, strict=True)
-    for axis, at, n, m, s, (lo, _) in sides:
-        pads[axis] = (at - lo, n - ((m - 1) * s + 1) - (at - lo), s - 1)
-    return lax.pad(values, jnp.zeros((), values.dtype), pads)
 
 
 def _wide(x: jax.Array) -> Any:
