@@ -7,7 +7,7 @@ one of 9 cached weak models, spread over the path that the K steps take, and tak
 expectation over a cached pool needs one draw an update, whatever K: time and memory must be flat.
 `agree` is the cosine between the mean Taylor gradient over the pool and the exact one.
 
-    python benchmarks/taylor.py [--rounds 9]       about 10 minutes on two quiet cores
+    python benchmarks/taylor.py [--rounds 9]       30 minutes on two busy cores
 
 writes results/taylor.json and results/taylor.svg. Pixels are random: it is the cost that is
 measured. `program_mb` is what the compiled update needs (arguments, results, scratch), `peak_mb`
