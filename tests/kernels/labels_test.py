@@ -50,10 +50,11 @@ def test_the_size_of_the_gradient_does_not_depend_on_a_large_temperature():
 
 
 def test_a_vmapped_ensemble_is_the_mean_of_its_members():
-    weights, x = logits(2, 5, 8, 4), logits(3, 6, 8)
-    found = jax.jit(lambda w: labels.mean_logits(jax.vmap(lambda w: x @ w)(w)))(weights)
+    with jax.enable_x64(True):
+        weights, x = (jnp.asarray(logits(seed, *shape), jnp.float64) for seed, shape in ((2, (5, 8, 4)), (3, (6, 8))))
+        found = jax.jit(lambda ws: labels.mean_logits(jax.vmap(lambda w: x @ w)(ws)))(weights)
     expected = sum(np.asarray(x) @ w for w in np.asarray(weights)) / 5
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
 def test_an_ensemble_of_one_is_its_member_bit_for_bit():
