@@ -83,6 +83,8 @@ def use_compilation_cache(cache: Path) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla" / f"{jax.__version__}-{made_on}"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if jax.default_backend() == "cpu":  # XLA's own caches are for GPUs, and their path would enter every key
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def cpu_model() -> str:
