@@ -22,7 +22,7 @@ from ddjax.kernels.pool import default_how
 from ddjax.log import Log
 from ddjax.mesh import Spread
 from ddjax.protocols import protocol
-from ddjax.rundir import RunDir
+from ddjax.rundir import RunDir, is_empty, stoppable
 from ddjax.synset import DistilledSet
 from ddjax.types import Net
 
@@ -165,6 +165,41 @@ def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
         )
 
 
+def home_of(given: Path) -> Path | None:
+    """The run that a set lies in: the folder, or the one above, whose config.json is a run's; None for a lone set."""
+    for folder in (given, given.parent):
+        if (folder / "config.json").is_file() and "teacher" in read_json(folder / "config.json"):
+            return folder
+    return None
+
+
+def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> None:
+    """Baselines hold as many real images of each class as the set does: equal numbers, and no more than there are."""
+    for arch in asked.evaluate.archs:
+        build_net(asked, data, arch)
+    if not asked.evaluate.baseline_names():
+        return
+    counts = np.bincount(made.labels, minlength=len(made.class_names))
+    if counts.min() != counts.max():
+        raise DataError(
+            f"set = {asked.set!r} has {counts.min()} to {counts.max()} images per class; the baselines need equal "
+            "numbers. Allowed: --evaluate.baselines none."
+        )
+    check_ipc(int(counts.max()), data)
+
+
+def check_place(out: RunDir, made: DistilledSet, home: Path | None) -> None:
+    """The folder to write into must be the set's own run, hold the same set, or be empty."""
+    if out.folder == home or is_empty(out.folder, but=("given",)):
+        return
+    there = DistilledSet.load(out.folder) if out.config.exists() and out.synset.exists() else None
+    if there is None or not np.array_equal(there.images, made.images) or there.class_names != made.class_names:
+        raise ConfigError(
+            f"--workdir = {str(out.folder)!r} holds {'another set' if there else 'files that are no evaluation'}; "
+            "allowed: a new folder, or one where this set was judged before."
+        )
+
+
 def main(argv: Sequence[str]) -> int:
     """``ddjax evaluate SET``: students on a stored set, hard labels or those of the run it lies in."""
     start(config.load_judge(argv))
@@ -175,9 +210,11 @@ def start(asked: config.Judge) -> Path:
     """Judge a stored set; returns the folder of the report."""
     made, data = DistilledSet.load(asked.set), open_data(asked.data, asked.seed)
     check_fits(made, data, asked.set)
-    home = next((f for f in (Path(asked.set), Path(asked.set).parent) if (f / "config.json").is_file()), None)
+    check_classes(made, data, asked)
+    home = home_of(Path(asked.set))
     out = RunDir(Path(asked.workdir) if asked.workdir else home or Path(f"{asked.set}-evaluated"))
-    with locked(out.folder, wait=False):
+    check_place(out, made, home)
+    with stoppable(), locked(out.folder, wait=False):
         if not out.config.exists():
             method = dict(made.meta.get("method") or {}) | {"ipc": len(made.labels) // len(made.class_names)}
             atomic_write(out.config, to_json(config.to_json(asked) | {"method": method}))
@@ -194,7 +231,8 @@ def start(asked: config.Judge) -> Path:
 
 def own_row(job: Job, made: DistilledSet, home: Path | None) -> evaluate.Row:
     """The set with the labels stored in its run, where they are soft and hold this protocol's views; else hard."""
-    name, images = str((made.meta.get("method") or {}).get("class", "set")).lower(), np.asarray(made.images)
+    method = str((made.meta.get("method") or {}).get("class", "set"))
+    name, images = method.rsplit(":", 1)[-1].lower(), np.asarray(made.images)
     hard = relabel.Hard(made.labels, len(made.class_names))
     if home is None or job.run.label.source == "hard":
         return evaluate.Row(name, "hard", images, hard)

@@ -6,11 +6,8 @@ Every arrow is a file. A stage whose inputs' hash is unchanged is skipped, so re
 mechanism. Everything that can be refused is refused before a device is touched.
 """
 
-import contextlib
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +28,7 @@ from ddjax import (
 from ddjax.__main__ import exit_code
 from ddjax.checkpoint import Checkpoint
 from ddjax.data import Dataset, open_data
-from ddjax.errors import ConfigError, Interrupted
+from ddjax.errors import ConfigError
 from ddjax.files import atomic_write, clean_temporaries, content_hash, locked, read_json, to_json
 from ddjax.judge import Job
 from ddjax.methods import Context, name_of
@@ -189,24 +186,6 @@ def pipeline(job: Job, only: tuple[str, ...]) -> None:
         atomic_write(folder.cost, to_json(job.cost.as_dict()))
 
 
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Within: SIGTERM and SIGINT end the run in good order, exit code 3, to be resumed. Handlers are put back."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise Interrupted(f"signal {signal.Signals(number).name}")
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def check(run: Any, data: Dataset) -> None:
     """What only the data can tell: whether ipc, networks, snapshots and given weights suit it; no device is touched."""
     judge.check_ipc(run.method.ipc, data)
@@ -241,7 +220,7 @@ def start(run: config.Run, launch: config.Launch) -> int:
     check(run, data)
     if not launch.overwrite:
         stages_left(claimed, stage_tags(run, data), launch.only)
-    with stoppable(), locked(folder, wait=False):
+    with rundir.stoppable(), locked(folder, wait=False):
         if launch.overwrite:
             rundir.empty(folder)
         clean_temporaries(folder)

@@ -4,22 +4,26 @@ A folder that holds more than locks, caches and temporaries belongs to the run w
 refused without --resume or --overwrite, and refused whatever is said when it belongs to another configuration.
 """
 
+import contextlib
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddjax.errors import ConfigError
+from ddjax.errors import ConfigError, Interrupted
 from ddjax.files import atomic_write, content_hash, is_temporary, read_json, remove_folder, to_json
 
 STATE = ".state"  # checkpoints and stage stamps: what only ddjax reads
 EMPTY = (".cache", "__pycache__", ".ipynb_checkpoints", ".DS_Store")
 
 
-def is_empty(folder: Path) -> bool:
-    """Whether nothing would be lost by starting here: no folder, or only locks, caches and temporaries."""
+def is_empty(folder: Path, but: tuple[str, ...] = ()) -> bool:
+    """Whether nothing would be lost by starting here: no folder, or only locks, caches, temporaries and ``but``."""
     if not folder.exists():
         return True
-    return all(is_temporary(entry) or entry.name in EMPTY or entry.name.endswith((".lock", ".tmp", "~"))
+    return all(is_temporary(entry) or entry.name in (*EMPTY, *but) or entry.name.endswith((".lock", ".tmp", "~"))
                for entry in folder.iterdir())  # fmt: skip
 
 
@@ -91,6 +95,24 @@ def deciding(config: dict[str, Any], skip: set[str]) -> dict[str, Any]:
     """What decides a run's results: the groups but for ``skip``, and no cache folder or checkpoint interval."""
     compute = {k: v for k, v in config.get("compute", {}).items() if k not in ("cache", "checkpoint_every")}
     return {k: v for k, v in config.items() if k not in skip} | {"compute": compute}
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Within: SIGTERM and SIGINT end the run in good order, exit code 3, to be resumed. Handlers are put back."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(f"signal {signal.Signals(number).name}")
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def empty(folder: Path) -> None:

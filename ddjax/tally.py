@@ -96,8 +96,9 @@ def rows(files: Files) -> list[dict[str, Any]]:
     own = files.made.meta.get("label_source") if files.made else None
 
     def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-        position = [wanted.index(n) if n in wanted else -1 for n in (row["arch"], row["name"])]
-        return row["protocol"] != wanted[0], *position, row["label_source"] != own
+        arch = wanted.index(row["arch"]) if row["arch"] in wanted else len(wanted)  # judged later: after the run's own
+        name = wanted.index(row["name"]) if row["name"] in wanted else -1
+        return row["protocol"] != wanted[0], arch, name, row["label_source"] != own
 
     return sorted(found, key=place)
 
