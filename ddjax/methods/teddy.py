@@ -25,7 +25,7 @@ from ddjax.kernels import labels as losses
 from ddjax.kernels.pool import member
 from ddjax.methods.base import Context, Method, require
 from ddjax.train import schedule
-from ddjax.types import Augment, Batch, Distiller, Needs, Net, Teachers, Tree
+from ddjax.types import Augment, Batch, Distiller, Needs, Net, Tree
 
 Filled = Any  # a Teddy whose None fields are filled (Method.filled); type checkers cannot know that
 OBJECTIVES = ("stats", "grad_l2", "grad_cos", "inner")
