@@ -1,0 +1,212 @@
+"""``ddjax evaluate SET``: a run judged again, a set from elsewhere, and what does not fit together."""
+
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ddjax import __main__ as cli
+from ddjax import api, config, evaluate, judge, launch, rundir, train
+from ddjax.data import open_data
+from ddjax.errors import DataError
+from ddjax.files import read_json, read_lines
+from ddjax.protocols import PROTOCOLS, Protocol
+from ddjax.synset import DistilledSet
+
+ROOT = Path(__file__).resolve().parents[1]
+ARCH = "convnet1-w8-batch"
+COMMON = ["--evaluate.protocol", "tiny", "--evaluate.seeds", "2", "--compute.mesh", "1", "1"]
+DATA = ["--data.train", "digits", "--data.subset", "200"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_protocol():
+    kept = {name: getattr(jax.config, name) for name in ("jax_compilation_cache_dir",)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PROTOCOLS, "tiny", Protocol(id="tiny", rates=(3e-3, 1e-2), step_range=(20, 20)))
+        yield
+    for name, value in kept.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run without baselines."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    argv = ["--config", str(ROOT / "configs" / "digits.py"), *DATA, "--teacher.arch", ARCH, "--teacher.epochs", "2",
+            "--teacher.pool.size", "2", "--teacher.pool.snapshots", "1", "2", "--method.steps", "6", *COMMON,
+            "--evaluate.archs", ARCH, "--evaluate.baselines", "none", "--workdir", str(folder)]  # fmt: skip
+    assert cli.exit_code(launch.main, argv) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+@pytest.fixture
+def alone(run, tmp_path):
+    """The set of the run, without its run."""
+    return Path(shutil.copytree(run / "synset", tmp_path / "set"))
+
+
+def judged(path, *flags):
+    return cli.main(["evaluate", str(path), *flags])
+
+
+def lone(path, *flags):
+    return judged(path, *DATA, *COMMON, "--evaluate.archs", ARCH, *flags)
+
+
+def lines(folder, **fields):
+    return [line for line in read_lines(folder / "results.jsonl") if all(line[k] == v for k, v in fields.items())]
+
+
+# --------------------------------------------------------------------------------------------- runs
+
+
+def test_a_run_is_judged_again_beside_cheap_baselines(copy, capsys):
+    """Its data, seed and stored labels are taken from it; its own rows are read back, not made again."""
+    before = read_lines(copy / "results.jsonl")
+    assert judged(copy, "--compute.mesh", "1", "1") == 0
+    assert read_lines(copy / "results.jsonl")[: len(before)] == before
+    assert len(lines(copy, name="teddy")) == 2
+    assert {line["name"] for line in lines(copy)} == {"teddy", *config.CHEAP_BASELINES}
+    report = read_json(copy / "report.json")
+    assert (report["results"][0]["label_source"], report["results"][0]["seeds"]) == ("pool", 2)
+    assert [row["name"] for row in report["baselines"]] == ["random_hard", "kmeans", "herding"]
+    assert all(row["budget"] == {"features": "pixels"} for row in report["baselines"][1:])
+    assert "random_hard" in capsys.readouterr().out
+    assert "teacher" in read_json(copy / "config.json")  # still the run's own
+    assert judged(copy / "synset", "--compute.mesh", "1", "1") == 0  # the set's folder stands for its run
+    assert len(lines(copy)) == 8
+
+
+def test_hard_labels_instead_of_the_stored_ones_are_a_row_of_their_own(copy):
+    assert judged(copy, "--label.source", "hard", "--evaluate.baselines", "none", "--compute.mesh", "1", "1") == 0
+    assert [row["label_source"] for row in read_json(copy / "report.json")["results"]] == ["pool", "hard"]
+    assert len(lines(copy, name="teddy", label_source="hard")) == 2
+
+
+def test_another_architecture_comes_after_the_runs_own(copy):
+    assert judged(copy, "--evaluate.archs", "mlp", "--evaluate.baselines", "none", "--compute.mesh", "1", "1") == 0
+    assert [row["arch"] for row in read_json(copy / "report.json")["results"]] == [ARCH, "mlp"]
+
+
+def test_stored_labels_serve_only_the_views_they_were_made_for(copy, capsys):
+    assert judged(copy, "--seed", "5") == 2
+    said = capsys.readouterr().err
+    assert "label.source" in said and "seed 0" in said and "seed 5" in said and "--label.source hard" in said
+
+
+# ------------------------------------------------------------------------------------ sets elsewhere
+
+
+def test_a_set_from_elsewhere_is_judged_in_a_folder_of_its_own(alone, monkeypatch):
+    stored = {p.name: p.read_bytes() for p in alone.iterdir()}
+    assert lone(alone) == 0
+    assert {p.name: p.read_bytes() for p in alone.iterdir()} == stored
+    out = Path(f"{alone}-evaluated")
+    report = read_json(out / "report.json")
+    assert report["results"][0]["label_source"] == "hard" and report["results"][0]["seeds"] == 2
+    assert (report["dataset"], report["method"], report["ipc"]) == ("digits", "teddy", 1)
+    assert {row["name"] for row in report["baselines"]} == set(config.CHEAP_BASELINES)
+    assert (out / "report.html").exists()
+    monkeypatch.setattr(train, "fit", lambda *a, **k: pytest.fail("judged again"))
+    monkeypatch.setattr(evaluate, "announce", lambda *a, **k: None)
+    assert lone(alone) == 0  # nothing is left to do
+
+
+def test_a_folder_that_holds_another_set_is_refused(run, alone, tmp_path, capsys):
+    made = DistilledSet.load(alone)
+    other = DistilledSet(255 - made.images, made.labels, made.class_names, made.mean, made.std, made.meta)
+    other.save(tmp_path / "other")
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert lone(tmp_path / "other", "--workdir", str(run)) == 2
+    assert "holds another set" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"} == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    assert lone(alone, "--workdir", str(tmp_path / "mine")) == 2
+    assert "files that are no evaluation" in capsys.readouterr().err
+
+
+def test_a_set_in_memory_is_judged_from_python(alone, tmp_path):
+    asked = config.Judge(
+        data=config.Data(train="digits", subset=200), workdir=str(tmp_path / "judged"),
+        evaluate=config.Evaluate(protocol="tiny", archs=(ARCH,), seeds=2, baselines="none"),
+        compute=config.Compute(mesh=(1, 1)),
+    )  # fmt: skip
+    made = DistilledSet.load(alone)
+    first, again = api.evaluate(made, asked), api.evaluate(made, asked)
+    assert first["results"] == again["results"] and first["results"][0]["seeds"] == 2
+
+
+# ------------------------------------------------------------------------------------------ misfits
+
+
+def changed(folder, **fields):
+    made = DistilledSet.load(folder)
+    parts = {name: getattr(made, name) for name in ("images", "labels", "class_names", "mean", "std", "meta")} | fields
+    return DistilledSet(**parts).save(folder.with_name("changed"))
+
+
+def test_class_names_must_be_the_same_in_the_same_order(alone, capsys):
+    names = ("0", "1", "3", "2", *map(str, range(4, 10)))
+    assert lone(changed(alone, class_names=names)) == 2
+    said = capsys.readouterr().err
+    assert "they differ first at label 2: ('3',) and ('2',)" in said and "same names in the same order" in said
+    assert not Path(f"{alone.with_name('changed')}-evaluated").exists()
+    few = DistilledSet.load(alone)
+    part = DistilledSet(few.images[:9], few.labels[:9], few.class_names[:9], few.mean, few.std, few.meta)
+    with pytest.raises(DataError, match=r"9 classes, data.train 10; they differ first at label 9: \(\) and \('9',\)"):
+        judge.check_fits(part, open_data(config.Data(subset=200), 0), "set")
+
+
+def test_images_must_have_the_shape_of_the_data(alone, capsys):
+    images = np.zeros((10, 16, 16, 1), np.uint8)
+    assert lone(changed(alone, images=images)) == 2
+    assert "(16, 16, 1), data.train (8, 8, 1)" in (said := capsys.readouterr().err) and "--data.size 16" in said
+
+
+def test_baselines_need_equal_classes_and_as_many_images_as_there_are(alone, capsys):
+    odd = np.array([0, 0, 0, 3, 4, 5, 6, 7, 8, 9], np.int32)
+    folder = changed(alone, labels=odd)
+    assert lone(folder) == 2
+    assert "0 to 3 images per class" in (said := capsys.readouterr().err) and "--evaluate.baselines none" in said
+    assert lone(folder, "--evaluate.baselines", "none") == 0
+    images, labels = np.zeros((400, 8, 8, 1), np.uint8), np.repeat(np.arange(10, dtype=np.int32), 40)
+    assert lone(changed(alone, images=images, labels=labels)) == 2
+    assert "images of the smallest class" in capsys.readouterr().err
+
+
+def test_a_set_that_is_not_there_is_named(tmp_path, capsys):
+    assert lone(tmp_path / "nothing") == 2
+    assert "holds no manifest.json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_its_labels_says_which_file_is_missing(copy, capsys):
+    shutil.rmtree(copy / "labels")
+    assert judged(copy) == 2
+    assert "labels/manifest.json' does not exist" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------- the machine
+
+
+def test_the_machine_is_noted_and_another_one_is_told(run, tmp_path, capsys):
+    machine = read_json(run / ".state" / "machine.json")
+    assert set(machine) == {"device", "devices", "cores", "jax", "how", "conv"}
+    folder = rundir.RunDir(tmp_path / "run")
+    folder.machine.parent.mkdir(parents=True)
+    folder.machine.write_text((run / ".state" / "machine.json").read_text().replace(machine["jax"], "0.1"))
+    asked = config.Judge(data=config.Data(subset=200))
+    judge.prepare(asked, folder, open_data(asked.data, 0))
+    said = capsys.readouterr().out
+    assert "another machine shape" in said and "not to the bit" in said
+    assert read_json(folder.machine)["jax"] == machine["jax"]
+    assert jax.config.jax_persistent_cache_enable_xla_caches == "none"  # or the cache's path enters every key
