@@ -165,14 +165,6 @@ def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
         )
 
 
-def home_of(given: Path) -> Path | None:
-    """The run that a set lies in: the folder, or the one above, whose config.json is a run's; None for a lone set."""
-    for folder in (given, given.parent):
-        if (folder / "config.json").is_file() and "teacher" in read_json(folder / "config.json"):
-            return folder
-    return None
-
-
 def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> None:
     """Baselines hold as many real images of each class as the set does: equal numbers, and no more than there are."""
     for arch in asked.evaluate.archs:
@@ -186,6 +178,12 @@ def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> Non
             "numbers. Allowed: --evaluate.baselines none."
         )
     check_ipc(int(counts.max()), data)
+
+
+def place_of(given: Path) -> Path:
+    """Where a lone set is judged: the folder where it was judged before, if it lies in one, else one beside it."""
+    before = [folder for folder in (given, given.parent) if (folder / "config.json").is_file()]
+    return before[0] if before else given.with_name(f"{given.resolve().name}-evaluated")
 
 
 def check_place(out: RunDir, made: DistilledSet, home: Path | None) -> None:
@@ -211,12 +209,13 @@ def start(asked: config.Judge) -> Path:
     made, data = DistilledSet.load(asked.set), open_data(asked.data, asked.seed)
     check_fits(made, data, asked.set)
     check_classes(made, data, asked)
-    home = home_of(Path(asked.set))
-    out = RunDir(Path(asked.workdir) if asked.workdir else home or Path(f"{asked.set}-evaluated"))
+    home = config.home_of(Path(asked.set))
+    out = RunDir(Path(asked.workdir) if asked.workdir else home or place_of(Path(asked.set)))
     check_place(out, made, home)
     with stoppable(), locked(out.folder, wait=False):
         if not out.config.exists():
-            method = dict(made.meta.get("method") or {}) | {"ipc": len(made.labels) // len(made.class_names)}
+            method = {"class": "set", **(made.meta.get("method") or {})}
+            method |= {"ipc": len(made.labels) // len(made.class_names)}
             atomic_write(out.config, to_json(config.to_json(asked) | {"method": method}))
             made.save(out.synset)
         job = prepare(asked, out, data)

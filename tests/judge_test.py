@@ -120,6 +120,18 @@ def test_a_set_from_elsewhere_is_judged_in_a_folder_of_its_own(alone, monkeypatc
     assert lone(alone) == 0  # nothing is left to do
 
 
+def test_the_folder_of_an_evaluation_stands_for_its_set(alone, monkeypatch):
+    """The set has no method: it came from elsewhere."""
+    made = DistilledSet.load(alone)
+    DistilledSet(made.images, made.labels, made.class_names, made.mean, made.std).save(alone)
+    assert lone(alone, "--evaluate.baselines", "none") == 0
+    monkeypatch.setattr(train, "fit", lambda *a, **k: pytest.fail("judged again"))
+    for path in ("set-evaluated", "set-evaluated/synset"):
+        assert lone(alone.parent / path, "--evaluate.baselines", "none") == 0
+    assert sorted(p.name for p in alone.parent.iterdir()) == ["set", "set-evaluated"]
+    assert read_json(alone.parent / "set-evaluated" / "report.json")["method"] == "set"
+
+
 def test_a_folder_that_holds_another_set_is_refused(run, alone, tmp_path, capsys):
     made = DistilledSet.load(alone)
     other = DistilledSet(255 - made.images, made.labels, made.class_names, made.mean, made.std, made.meta)

@@ -41,6 +41,7 @@ from ddjax.config.groups import (
     check_seed,
 )
 from ddjax.errors import ConfigError, choice
+from ddjax.files import read_json
 
 __all__ = [
     "BASELINES",
@@ -58,6 +59,7 @@ __all__ = [
     "Teacher",
     "from_json",
     "hash",
+    "home_of",
     "load",
     "load_judge",
     "read_config",
@@ -206,17 +208,25 @@ def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> Judge:
     problems = [f"{word!r} is one word too many; allowed: one SET." for word in first[1:]]
     if not judge.set:
         problems.append("SET is missing; allowed: the folder of a run or of a distilled set.")
-    for folder in (Path(judge.set), Path(judge.set).parent):
-        if judge.set and (folder / "config.json").is_file():
-            run = read_config(str(folder / "config.json"))
-            evaluate = dataclasses.replace(run.evaluate, baselines=judge.evaluate.baselines)
-            judge = dataclasses.replace(judge, seed=run.seed, data=run.data, label=run.label, evaluate=evaluate)
-            break
+    home = home_of(Path(judge.set)) if judge.set else None
+    if home:
+        run = read_config(str(home / "config.json"))
+        evaluate = dataclasses.replace(run.evaluate, baselines=judge.evaluate.baselines)
+        judge = dataclasses.replace(judge, seed=run.seed, data=run.data, label=run.label, evaluate=evaluate)
     judge = apply(judge, [flag for flag in flags if flag.name != "help"], problems)
     judge = _settled(judge, lambda value: value, problems)
     if problems:
         raise ConfigError(listed(problems))
     return judge
+
+
+def home_of(given: Path) -> Path | None:
+    """The run that a set lies in: its folder, or the one above; None for a set that was only judged there."""
+    for folder in (given, given.parent):
+        if (folder / "config.json").is_file():
+            stored = read_json(folder / "config.json")
+            return folder if isinstance(stored, dict) and "set" not in stored else None
+    return None
 
 
 def settled(value: Any, **fields: Any) -> Any:
