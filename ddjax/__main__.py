@@ -8,6 +8,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from ddjax.errors import ConfigError, DdjaxError, Interrupted, choice
 
@@ -41,6 +42,8 @@ def _report(argv: Sequence[str]) -> int:
         return 0 if _asks_help(argv) else 2
     from ddjax.report import write
 
+    if not (Path(argv[0]) / "config.json").is_file():
+        raise ConfigError(f"RUN = {argv[0]!r} holds no config.json; allowed: the folder of a run (see --workdir).")
     print(write(argv[0]))
     return 0
 

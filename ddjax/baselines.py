@@ -51,7 +51,7 @@ def full_data(
     recipe = {"recipe": RECIPE._asdict(), "rate": RATE, "batch": BATCH, "most": [EPOCHS, SECONDS]}
     recipe |= {"data": data.hash, "card": data.card.hash, "precision": precision}
     tag = content_hash({"net": net.name, "shape": net.image_shape, "seed": seed, **recipe})
-    folder, scratch = cache / "baselines" / tag[:32], cache / "baselines" / f".{tag[:32]}"
+    folder, scratch = cache / "baselines" / tag, cache / "baselines" / f".{tag}"
     with locked(scratch):
         if not (folder / "manifest.json").exists():
             trainer = teachers.Trainer(net, RECIPE, data, min(BATCH, len(data.train)), seed, over, every)

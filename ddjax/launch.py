@@ -216,6 +216,12 @@ def start(run: config.Run, launch: config.Launch) -> int:
     folder = Path(run.workdir) if run.workdir else rundir.default_folder(run.name)
     written = config.to_json(run)
     claimed = rundir.claim(folder, written, resume=launch.resume, overwrite=launch.overwrite, only=launch.only)
+    if set(launch.only) == {"report"} and not claimed.results.exists():
+        raise ConfigError(
+            f"--only = report: there is nothing to report in {str(folder)!r}; run the other stages first."
+        )
+    rundir.check_writable(folder, "--workdir")
+    rundir.check_writable(run.compute.cache_folder(), "compute.cache")
     data = open_data(run.data, run.seed)
     check(run, data)
     if not launch.overwrite:

@@ -215,7 +215,8 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
         return [pair for k, v in value.items() for pair in flat(v, f"{name}.{k}" if name else k)]
     if isinstance(value, list | tuple):
         value = " ".join(str(item) for item in value)
-    return [(name, {None: "–", True: "yes", False: "no"}.get(value, str(value)))]
+    word = "–" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return [(name, word)]
 
 
 def protocol_facts(name: str | None) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ refused without --resume or --overwrite, and refused whatever is said when it be
 import contextlib
 import signal
 import threading
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,24 @@ def is_empty(folder: Path, but: tuple[str, ...] = ()) -> bool:
 def default_folder(name: str) -> Path:
     """``runs/<name>/<time>``, time to the second in UTC."""
     return Path("runs") / name / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+
+
+def check_writable(folder: Path, argument: str) -> None:
+    """ConfigError where ``folder`` cannot be made or written into; what was made to find out is removed again."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{argument} = {str(folder)!r} cannot be written: {error.strerror}. Allowed: a folder that this user can "
+            "make and write into; name another."
+        ) from error
+    finally:
+        for place in missing:
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
 
 
 class RunDir:

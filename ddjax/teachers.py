@@ -172,7 +172,7 @@ def train_base(trainer: Trainer, config, taken: tuple[int, ...], checkpoint, adv
     return (first.params, first.state), (first.fold if taken else None)
 
 
-def weaken(trainer: Trainer, config, base: tuple[Tree, Tree], size: int, judge: Callable, advance) -> Tree:
+def weaken(trainer: Trainer, config, base: tuple[Tree, Tree], size: int, judge: Callable, log) -> Tree:
     """``size`` pruned and tuned members ``(params, state)`` stacked, all within the acceptance band."""
     pool, low, high = config.pool, *config.pool.accept
     whole = float(judge(jax.tree.map(lambda a: a[None], base))[0])
@@ -190,7 +190,9 @@ def weaken(trainer: Trainer, config, base: tuple[Tree, Tree], size: int, judge: 
             mask = masked(key(trainer.seed, "prune-jitter", attempt * size + i), base[0], jnp.float32(1.0 - ratio))
             params = apply_mask(base[0], mask)
             members.append(train.member_of(trainer.recipe, params, base[1], 0.1 * config.lr, mask=mask))
-        tuned = trainer.fit(stack(members), pool.tune_epochs * trainer.per_epoch, f"tune-{attempt}", advance=advance)
+        steps = pool.tune_epochs * trainer.per_epoch
+        with log.progress(f"teachers: pool, draw {attempt + 1} of at most {ROUNDS}", steps) as bar:
+            tuned = trainer.fit(stack(members), steps, f"tune-{attempt}", advance=bar.advance)
         share = judge((tuned.params, tuned.state)) / whole
         seen += [round(float(s), 3) for s in share]
         for i in np.flatnonzero((share >= low) & (share <= high)):
@@ -237,6 +239,13 @@ def taken_epochs(config) -> tuple[int, ...]:
     return snapshot_epochs(config.pool.snapshots, count, config.epochs) if count else ()
 
 
+def pool_by(config, taken: tuple[int, ...]) -> str:
+    """How the pool really came to be: prior | posterior | mixed | base (no pool was asked for)."""
+    if config.pool is None:
+        return "base"
+    return "posterior" if not taken else "prior" if len(taken) == config.pool.size else "mixed"
+
+
 def recipe_hash(config, data, net: Net, seed: int, precision: str = "float32") -> str:
     """What decides the teachers: data and its card, network, precision, recipe, seed and the weights given."""
     given = None
@@ -268,8 +277,8 @@ def build(
     """
     config = lean(config, pooled)
     tag = recipe_hash(config, data, net, seed, precision)
-    folder = cache / "teachers" / tag[:32]
-    with locked(cache / "teachers" / f".{tag[:32]}"):
+    folder = cache / "teachers" / tag
+    with locked(cache / "teachers" / f".{tag}"):
         if not (folder / "manifest.json").exists():
             _make(config, data, net, seed, over, every, folder, tag, log)
     manifest = read_json(folder / "manifest.json")
@@ -301,8 +310,7 @@ def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: P
         if config.pool is None:
             parts.append(jax.tree.map(lambda a: a[None], base))
         elif size > len(taken):
-            with log.progress("teachers: pool", ROUNDS * config.pool.tune_epochs * trainer.per_epoch) as bar:
-                parts.append(weaken(trainer, config, base, size - len(taken), judge, bar.advance))
+            parts.append(weaken(trainer, config, base, size - len(taken), judge, log))
         pool = jax.tree.map(lambda *a: jnp.concatenate(a), *parts)
         accuracy = float(judge(jax.tree.map(lambda a: a[None], base))[0])
         members = judge(pool)
@@ -320,6 +328,7 @@ def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: P
             "hash": tag,
             "arch": net.name,
             "recipe": dataclasses.asdict(config) | {"weights": bool(config.weights)},
+            "pool_by": pool_by(config, taken),
             "accuracy": accuracy,
             "pool_accuracy": [float(a) for a in members[strong]],
             "data": data.hash,

@@ -294,7 +294,7 @@ def test_a_defect_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", ["teddy", "sre2l"])
 def test_given_weights_serve_every_method(method, done, tmp_path, monkeypatch, capsys):
-    cache = Path(os.environ["DDJAX_CACHE"]) / "teachers" / read_json(done / "teachers" / "pool.json")["hash"][:32]
+    cache = Path(os.environ["DDJAX_CACHE"]) / "teachers" / read_json(done / "teachers" / "pool.json")["hash"]
     flags = ("--teacher.weights", str(cache), "--method", method, "--method.steps", "6", "--only", "distill")
     monkeypatch.setattr(teachers, "train_base", refuse)
     assert main(tmp_path / "run", *flags, "--teacher.pool.accept", "0", "1", "--teacher.pool.tune_epochs", "0") == 0

@@ -256,3 +256,9 @@ def test_curves_are_thinned_and_take_the_last_line_of_a_step():
 )
 def test_size(count, text):
     assert tally.size(count) == text
+
+
+def test_the_configuration_shows_numbers_as_numbers():
+    assert report.flat({"a": 1, "b": 0.0, "c": True, "d": None, "e": [0, 1]}) == [
+        ("a", "1"), ("b", "0.0"), ("c", "yes"), ("d", "–"), ("e", "0 1"),
+    ]  # fmt: skip

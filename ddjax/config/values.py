@@ -56,7 +56,8 @@ def sentence(name: str, value: object, hint: Any, nearest: object) -> str:
     closed = all(typing.get_origin(arm) is Literal for arm in arms(hint))
     if closed and isinstance(value, str):
         return choice(name, value, names)
-    return f"{name} = {value!r} cannot be used; allowed: {describe(hint)}. Nearest valid: {nearest}."
+    use = f" Nearest valid: {nearest}." if nearest not in (None, "None") else ""
+    return f"{name} = {value!r} cannot be used; allowed: {describe(hint)}.{use}"
 
 
 def fit(value: Any, hint: Any) -> Any:
