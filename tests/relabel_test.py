@@ -1,4 +1,4 @@
-"""Stored labels: the pool's mean on the very view that students replay; plans are pure; files cannot be tampered with."""
+"""Stored labels: the pool's mean on the very view that students replay; plans are pure; tampering is noticed."""
 
 import functools
 
