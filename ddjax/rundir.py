@@ -6,8 +6,8 @@ refused without --resume or --overwrite, and refused whatever is said when it be
 
 import contextlib
 import signal
-import threading
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
