@@ -317,8 +317,8 @@ def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: P
         strong = members >= 0.2 * accuracy  # cross-entropy at a near-random member only teaches its mistakes
         if not strong.any():
             raise DataError(
-                f"teacher.pool.snapshots = {config.pool and config.pool.snapshots}: all {size} members are below 20 % of the base "
-                f"model's accuracy {accuracy:.3f}. Take later epochs, or train longer (teacher.epochs)."
+                f"teacher.pool = {config.pool}: all {size} members are below 20 % of the base model's accuracy "
+                f"{accuracy:.3f}. Take later epochs (teacher.pool.snapshots), or train longer (teacher.epochs)."
             )
         if not strong.all():
             log.say(f"teachers: dropped {int((~strong).sum())} of {size} members below 20 % of the base accuracy.")
