@@ -100,11 +100,10 @@ def killed(place: Place, stage: str, length: float, chance: random.Random) -> st
         while not place.begun(stage, since):
             assert process.poll() is None and time.time() < since + PATIENCE, place.log.read_text()
             time.sleep(0.005)
-        time.sleep(chance.uniform(0.0, length * 0.8 / (attempt + 1)))
-        over = process.poll() is not None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        if not over and place.stage() == stage:
+        time.sleep(chance.uniform(0.0, length * 0.5**attempt))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL and place.stage() == stage:
             return stage
         for name in ("run", "cache"):
             shutil.rmtree(place.home / name, ignore_errors=True)
