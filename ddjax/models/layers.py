@@ -9,6 +9,7 @@ convolutions and products is ``dtype``.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -145,12 +146,13 @@ class BatchNorm(Tap):
         mean, var = self.mean[...], self.var[...]
         exact = x.astype(jnp.float32)
         if run.train:
-            axes = tuple(range(x.ndim - 1))
-            batch_mean = jnp.mean(exact, axes)
-            batch_var = jnp.mean(jnp.square(exact - _like(batch_mean, x)), axes)
-            self.mean[...] = jax.lax.stop_gradient(0.9 * mean + 0.1 * batch_mean)
-            self.var[...] = jax.lax.stop_gradient(0.9 * var + 0.1 * batch_var)
-            mean, var = batch_mean, batch_var
+            batch = jax.lax.stop_gradient(exact)
+            batch_mean = _over_batch(batch)
+            batch_var = _over_batch(jnp.square(batch - batch_mean))
+            self.mean[...] = 0.9 * mean + 0.1 * batch_mean.reshape(-1)
+            self.var[...] = 0.9 * var + 0.1 * batch_var.reshape(-1)
+            y = standardised(exact, self.scale[...], self.bias[...], _over_batch, 1e-5)
+            return y.astype(x.dtype)
         gain = self.scale[...] * jax.lax.rsqrt(var + 1e-5)
         y = (exact - _like(mean, x)) * _like(gain, x) + _like(self.bias[...], x)
         return y.astype(x.dtype)
@@ -171,20 +173,9 @@ class GroupNorm(Tap):
 
     def __call__(self, x: jax.Array, run: Forward) -> jax.Array:
         super().__call__(x, run)
+        over = partial(_over_groups, groups=self.groups)
         exact = x.astype(jnp.float32)
-        centred = exact - self._mean(exact)
-        inverse = jax.lax.rsqrt(self._mean(jnp.square(centred)) + 1e-5)
-        y = centred * (inverse * _like(self.scale[...], x)) + _like(self.bias[...], x)
-        return y.astype(x.dtype)
-
-    def _mean(self, x: jax.Array) -> jax.Array:
-        """Mean over positions and the channels of a group, ``[B, 1, ..., channels]``."""
-        channel = jnp.mean(x, tuple(range(1, x.ndim - 1)), keepdims=True)
-        each = x.shape[-1] // self.groups
-        if each == 1:
-            return channel
-        grouped = jnp.mean(channel.reshape(*channel.shape[:-1], self.groups, each), -1)
-        return jnp.repeat(grouped, each, axis=-1)
+        return standardised(exact, self.scale[...], self.bias[...], over, 1e-5).astype(x.dtype)
 
 
 class LayerNorm(Tap):
@@ -196,20 +187,26 @@ class LayerNorm(Tap):
 
     def __call__(self, x: jax.Array, run: Forward) -> jax.Array:
         super().__call__(x, run)
-        y = _standardise(x.astype(jnp.float32), (-1,), 1e-6)
-        return (y * _like(self.scale[...], x) + _like(self.bias[...], x)).astype(x.dtype)
+        exact = x.astype(jnp.float32)
+        return standardised(exact, self.scale[...], self.bias[...], _over_channels, 1e-6).astype(x.dtype)
 
 
 def pool(x: jax.Array, kind: str) -> jax.Array:
     """2x2 pooling with stride 2, ``avg`` or ``max``; an odd last row or column is dropped.
 
-    Strided slices, by rows, then by columns: their derivatives are several times faster than
-    reduce_window's.
+    Slices, whose derivatives are several times faster than reduce_window's: for ``avg`` the four
+    pixels of a window at once, for ``max`` by rows, then by columns.
     """
+    if kind == "avg":
+        batch, height, width, channels = x.shape
+        rows, columns = height // 2, width // 2
+        x = x[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, channels)
+        upper = x[:, :, 0, :, 0] + x[:, :, 0, :, 1]
+        return 0.25 * (upper + x[:, :, 1, :, 0] + x[:, :, 1, :, 1])
     for axis in (1, 2):
         length = x.shape[axis] // 2
         first, second = (_every_second(x, start, length, axis) for start in (0, 1))
-        x = 0.5 * (first + second) if kind == "avg" else jnp.maximum(first, second)
+        x = jnp.maximum(first, second)
     return x
 
 
@@ -228,9 +225,59 @@ def _every_second(x: jax.Array, start: int, length: int, axis: int) -> jax.Array
     return jax.lax.slice_in_dim(x, start, start + 2 * length - 1, stride=2, axis=axis)
 
 
-def _standardise(x: jax.Array, axes: tuple[int, ...], epsilon: float) -> jax.Array:
-    centred = x - jnp.mean(x, axes, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axes, keepdims=True) + epsilon)
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def standardised(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mean: Callable[[jax.Array], jax.Array],
+    epsilon: float,
+) -> jax.Array:
+    """``y = scale c / sqrt(mean(c^2) + epsilon) + bias``, ``c = x - mean(x)``, biased variance.
+
+    ``mean`` averages over some axes and repeats its result where that is not uniform; scale and
+    bias ``[channels]``. The derivative is written out, ``dy = scale r (dx - mean(dx) - c r^2 mean(c
+    dx)) + ...`` with ``r`` the inverse deviation, so that its transpose sums before it multiplies:
+    one network's training step is a tenth faster than with the derivative of the formula itself.
+    """
+    return _standardised(x, scale, bias, mean, epsilon)[0]
+
+
+def _standardised(x: jax.Array, scale: jax.Array, bias: jax.Array, mean: Callable, epsilon: float):
+    """The value, the centred x and the inverse deviation."""
+    centred = x - mean(x)
+    inverse = jax.lax.rsqrt(mean(jnp.square(centred)) + epsilon)
+    return centred * (inverse * _like(scale, x)) + _like(bias, x), centred, inverse
+
+
+@standardised.defjvp
+def _standardised_jvp(mean: Callable, epsilon: float, primals: tuple, tangents: tuple) -> tuple:
+    x, scale, bias = primals
+    dx, dscale, dbias = tangents
+    y, centred, inverse = _standardised(x, scale, bias, mean, epsilon)
+    gain = inverse * _like(scale, x)
+    along = inverse * _like(dscale, x) - jnp.square(inverse) * gain * mean(centred * dx)
+    return y, gain * dx + centred * along + (_like(dbias, x) - gain * mean(dx))
+
+
+def _over_batch(x: jax.Array) -> jax.Array:
+    """Mean of each channel over batch and positions, ``[1, ..., channels]``."""
+    return jnp.mean(x, tuple(range(x.ndim - 1)), keepdims=True)
+
+
+def _over_groups(x: jax.Array, groups: int) -> jax.Array:
+    """Mean over positions and the channels of a group, image by image, ``[B, 1, ..., channels]``."""
+    channel = jnp.mean(x, tuple(range(1, x.ndim - 1)), keepdims=True)
+    each = x.shape[-1] // groups
+    if each == 1:
+        return channel
+    grouped = jnp.mean(channel.reshape(*channel.shape[:-1], groups, each), -1)
+    return jnp.repeat(grouped, each, axis=-1)
+
+
+def _over_channels(x: jax.Array) -> jax.Array:
+    """Mean over the last axis, ``[..., 1]``."""
+    return jnp.mean(x, -1, keepdims=True)
 
 
 def _like(channel: jax.Array, x: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Initialisations against their published moments; pooling and normalisation against NumPy."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -144,3 +145,35 @@ def test_layer_norm_equals_numpy():
     wide = x - x.mean(-1, keepdims=True)
     expected = wide / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(norm(jnp.asarray(x), RUN), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "mean",
+    [layers._over_batch, partial(layers._over_groups, groups=8), partial(layers._over_groups, groups=2)],
+    ids=["batch", "instance", "group"],
+)
+def test_written_out_derivatives_of_every_order_agree_with_the_formula(mean):
+    x, dx, ddx = jax.random.normal(jax.random.key(0), (3, 4, 3, 5, 8))
+    scale, bias, shift = jax.random.normal(jax.random.key(1), (3, 8))
+    weight = jax.random.normal(jax.random.key(2), x.shape)
+
+    def formula(x, scale, bias):
+        centred = x - mean(x)
+        inverse = jax.lax.rsqrt(mean(jnp.square(centred)) + 1e-5)
+        return centred * inverse * layers._like(scale, x) + layers._like(bias, x)
+
+    def ours(x, scale, bias):
+        return layers.standardised(x, scale, bias, mean, 1e-5)
+
+    def orders(norm):
+        def loss(x, scale, bias):
+            return jnp.sum(weight * jnp.sin(norm(x, scale, bias)))
+
+        gradient = jax.grad(loss, argnums=(0, 1, 2))
+        slope, change = jax.jvp(gradient, (x, scale, bias), (dx, shift, scale))
+        both = jax.grad(lambda x: jnp.vdot(jax.jvp(gradient, (x, scale, bias), (dx, shift, bias))[1][0], ddx))(x)
+        mapped = jax.vmap(norm, (0, None, None))(jnp.stack([x, dx]), scale, bias)
+        return norm(x, scale, bias), slope, change, both, mapped
+
+    for a, b in zip(*(jax.tree.leaves(jax.jit(lambda f=f: orders(f))()) for f in (ours, formula)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4 * float(jnp.abs(b).max()))
