@@ -17,6 +17,7 @@ from ddjax.data.feed import Feed
 from ddjax.errors import DivergenceError
 from ddjax.kernels import select
 from ddjax.keys import key, numpy_rng
+from ddjax.rundir import stop_if_asked
 from ddjax.survey import normalise
 from ddjax.types import Batch, Distiller, Needs, Teachers, Tree
 
@@ -76,6 +77,7 @@ def distill(
     with log.progress("distill", distiller.steps) as bar:
         bar.advance(start)
         while start < distiller.steps:
+            stop_if_asked(checkpoint, start, state, config_hash)
             count = min(chunk, distiller.steps - start)
             fed = feed.chunk(start, chunk) if feed else None
             state, info = run(base, state, teachers, fed, jnp.int32(start), jnp.int32(count))

@@ -181,6 +181,7 @@ def pipeline(job: Job, only: tuple[str, ...]) -> None:
         "evaluate": lambda: evaluate_stage(job, store, DistilledSet.load(folder.synset)),
     }
     for stage in left:
+        rundir.stop_if_asked()
         acts[stage]()
         folder.stamp(stage, tags[stage])
         atomic_write(folder.cost, to_json(job.cost.as_dict()))

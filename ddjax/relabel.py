@@ -24,6 +24,7 @@ from ddjax.files import atomic_folder, file_hash, read_json, to_json
 from ddjax.kernels import augment as views
 from ddjax.keys import key, numpy_rng
 from ddjax.mesh import Spread
+from ddjax.rundir import stop_if_asked
 from ddjax.types import Augment, Net, Teachers, View
 
 
@@ -173,6 +174,7 @@ def targets(
     store = store or storer(plan, source)
     out = []
     for start in range(0, plan.count, chunk):
+        stop_if_asked()
         rows = np.minimum(np.arange(start, start + chunk), plan.count - 1)  # the last chunk is filled up, then cut
         found = store(source.teachers.params, source.teachers.state, images, base, index[rows], numbers[rows])
         out.append(np.asarray(found))

@@ -5,6 +5,7 @@ refused without --resume or --overwrite, and refused whatever is said when it be
 """
 
 import contextlib
+import os
 import signal
 import tempfile
 import threading
@@ -116,20 +117,40 @@ def deciding(config: dict[str, Any], skip: set[str]) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k not in skip} | {"compute": compute}
 
 
+_asked: list[str] = []  # the signals that asked for the end of the run
+
+
+def stop_if_asked(checkpoint: Any = None, *state: Any) -> None:
+    """A safe point: where a signal has asked for the end, ``checkpoint.save(*state)`` and Interrupted."""
+    if _asked:
+        if checkpoint is not None:
+            checkpoint.save(*state)
+        raise Interrupted(f"signal {_asked[0]}")
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within: SIGTERM and SIGINT end the run in good order, exit code 3, to be resumed. Handlers are put back."""
+    """Within: SIGTERM and SIGINT end the run at the next safe point, exit code 3, to be resumed; a second one at once.
 
-    def stop(number: int, frame: Any) -> None:
-        raise Interrupted(f"signal {signal.Signals(number).name}")
+    An exception out of the handler would come in the middle of anything: libraries swallow it, and a device that is at
+    work while Python ends brings the process down. So the handler only takes note; see :func:`stop_if_asked`.
+    """
+
+    def note(number: int, frame: Any) -> None:
+        _asked.append(signal.Signals(number).name)
+        signal.signal(number, before[number])
+        os.write(2, f"ddjax: {_asked[-1]}: stops at the next safe point; a second one stops at once.\n".encode())
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
+        for number in before:
+            signal.signal(number, note)
         yield
     finally:
+        _asked.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
 

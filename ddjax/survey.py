@@ -16,6 +16,7 @@ import numpy as np
 from ddjax.kernels import labels as losses
 from ddjax.kernels import statistics
 from ddjax.mesh import Spread
+from ddjax.rundir import stop_if_asked
 from ddjax.types import Moments, Net, Tree
 
 BATCH = 250
@@ -53,6 +54,7 @@ def survey(
     first, more = program(at_member, combine, over)
     batch, carry = min(batch, len(split)), None
     for start in range(0, len(split), batch):
+        stop_if_asked()
         index = np.arange(start, start + batch)
         held = index < len(split)
         index = np.where(held, index, 0)

@@ -17,6 +17,7 @@ import optax
 from ddjax.errors import DivergenceError
 from ddjax.kernels import labels as losses
 from ddjax.mesh import Spread
+from ddjax.rundir import stop_if_asked
 from ddjax.types import Net, Tree
 
 
@@ -180,6 +181,7 @@ def fit(
             advance(start)
     total = jnp.int32(steps)
     while start < steps:
+        stop_if_asked(checkpoint, start, members, config_hash)
         count = min(chunk, steps - start)
         data, xs = chunks(start, chunk)
         members, loss = run(members, data, xs, jnp.int32(start), jnp.int32(count), total)
