@@ -14,6 +14,7 @@ from ddjax.data import open_data
 from ddjax.errors import CheckpointError, ConfigError, DataError
 from ddjax.files import read_json
 from ddjax.keys import numpy_rng
+from ddjax.log import Log
 from ddjax.mesh import Spread
 from ddjax.methods import SRe2L, Teddy
 from ddjax.types import Needs
@@ -205,7 +206,7 @@ def weakened(verdicts, recipe, base):
         shown.append(stacked)
         return np.array([0.8]) if len(shown) == 1 else np.array(verdicts[len(shown) - 2])
 
-    pool = teachers.weaken(trainer(), recipe, base, 2, judge, lambda n, **more: None)
+    pool = teachers.weaken(trainer(), recipe, base, 2, judge, Log(None))
     return pool, shown
 
 
@@ -244,9 +245,7 @@ def test_redrawing_compiles_nothing_again(prior, monkeypatch):
 def test_a_base_that_is_never_right_is_named(prior):
     recipe = dataclasses.replace(PRUNED, pool=dataclasses.replace(PRUNED.pool, accept=(0.5, 0.9)))
     with pytest.raises(DataError, match="accuracy of the base model is 0"):
-        teachers.weaken(
-            trainer(), recipe, base_of(prior), 2, lambda s: np.zeros(len(jax.tree.leaves(s)[0])), lambda n, **k: None
-        )
+        teachers.weaken(trainer(), recipe, base_of(prior), 2, lambda s: np.zeros(len(jax.tree.leaves(s)[0])), Log(None))
 
 
 @pytest.mark.parametrize("members", [[0.1, 0.9], [0.1, 0.1]])
