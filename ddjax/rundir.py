@@ -138,7 +138,7 @@ def stoppable() -> Iterator[None]:
 
     def note(number: int, frame: Any) -> None:
         _asked.append(signal.Signals(number).name)
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
         os.write(2, f"ddjax: {_asked[-1]}: stops at the next safe point; a second one stops at once.\n".encode())
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
