@@ -194,20 +194,34 @@ class LayerNorm(Tap):
 def pool(x: jax.Array, kind: str) -> jax.Array:
     """2x2 pooling with stride 2, ``avg`` or ``max``; an odd last row or column is dropped.
 
-    Slices, whose derivatives are several times faster than reduce_window's: for ``avg`` the four
-    pixels of a window at once, for ``max`` by rows, then by columns.
+    Slices, whose derivatives are several times faster than reduce_window's.
     """
     if kind == "avg":
-        batch, height, width, channels = x.shape
-        rows, columns = height // 2, width // 2
-        x = x[:, : 2 * rows, : 2 * columns].reshape(batch, rows, 2, columns, 2, channels)
-        upper = x[:, :, 0, :, 0] + x[:, :, 0, :, 1]
-        return 0.25 * (upper + x[:, :, 1, :, 0] + x[:, :, 1, :, 1])
+        return _average(x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2])
     for axis in (1, 2):
         length = x.shape[axis] // 2
         first, second = (_every_second(x, start, length, axis) for start in (0, 1))
         x = jnp.maximum(first, second)
     return x
+
+
+@jax.custom_jvp
+def _average(x: jax.Array) -> jax.Array:
+    """Means of 2x2 windows, rows first: the quickest value, but not the quickest derivative."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2 * channels)
+    x = x[:, :, 0] + x[:, :, 1]
+    return 0.25 * (x[..., :channels] + x[..., channels:])
+
+
+@_average.defjvp
+def _average_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple:
+    """The value, and the same linear map as four slices, whose transpose is the quickest."""
+    (x,), (dx,) = primals, tangents
+    batch, height, width, channels = dx.shape
+    dx = dx.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    first, second = (dx[:, :, row, :, 0] + dx[:, :, row, :, 1] for row in (0, 1))
+    return _average(x), 0.25 * (first + second)
 
 
 def max_pool3(x: jax.Array) -> jax.Array:

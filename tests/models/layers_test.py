@@ -99,6 +99,8 @@ def test_pooling(size):
     blocks = x[:, : 2 * height, : 2 * width].reshape(2, height, 2, width, 2, 3)
     np.testing.assert_allclose(layers.pool(x, "avg"), blocks.mean((2, 4)), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(layers.pool(x, "max"), blocks.max((2, 4)))
+    out, change = jax.jvp(lambda x: layers.pool(x, "avg"), (x,), (2 * x,))
+    np.testing.assert_allclose(change, 2 * out, rtol=1e-5, atol=1e-6)
     window = nnx.max_pool(jnp.asarray(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
     np.testing.assert_array_equal(layers.max_pool3(jnp.asarray(x)), window)
 
