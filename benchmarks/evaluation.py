@@ -93,7 +93,7 @@ class Resident:
     """A split that lies in memory."""
 
     def __init__(self, images, labels):
-        self.images, self.labels = images, labels
+        self.images, self.labels, self.shape = images, labels, images.shape[1:]
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -36,7 +36,7 @@ def nearest(value: str, allowed: Iterable[str]) -> str | None:
     """The allowed name closest to ``value`` by edit similarity, or None when nothing is close."""
     names = [str(name) for name in allowed]
     lowered = {name.lower(): name for name in names}
-    found = difflib.get_close_matches(str(value).lower(), list(lowered), n=1, cutoff=0.5)
+    found = difflib.get_close_matches(str(value).lower(), list(lowered), n=1, cutoff=0.6)
     return lowered[found[0]] if found else None
 
 

@@ -63,6 +63,11 @@ def training(net: Net, members: int, batch: int, how: str) -> int:
     return members * (4 * nbytes(params) + nbytes(state)) + at_once * (kept + 2 * nbytes(shape))
 
 
+def alone(net: Net, batch: int) -> int:
+    """Bytes of one network under training on a batch, workspace included: what one device must hold."""
+    return int(FACTOR * training(net, 1, batch, "scan"))
+
+
 def state_zeros(state: Tree) -> Tree:
     """Zeros of the shapes of a tree."""
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), state)
@@ -122,6 +127,16 @@ def check(run: Any) -> dict[str, Any]:
         "needed_bytes": max(stages.values()), "device": jax.devices()[0].device_kind, "device_bytes": limit,
         "fits": max(stages.values()) <= limit,
     }  # fmt: skip
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """What ``check`` found, for people."""
+    most = max(found["stages_bytes"], key=found["stages_bytes"].get)
+    verdict = "fits" if found["fits"] else "does not fit"
+    return (
+        f"--check: {verdict}. {most} needs the most, about {size(found['needed_bytes'])}; {found['device']} has "
+        f"{size(found['device_bytes'])}. Real images kept on the device come on top."
+    )
 
 
 def device_bytes() -> int:

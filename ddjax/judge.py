@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddjax import baselines, config, evaluate, models, relabel, report
+from ddjax import baselines, config, estimate, evaluate, models, relabel, report
 from ddjax.cost import Cost
 from ddjax.data import Dataset, open_data
 from ddjax.errors import ConfigError, DataError, out_of_range
@@ -56,8 +56,12 @@ def prepare(run: Any, folder: RunDir, data: Dataset) -> Job:
     cache = run.compute.cache_folder()
     use_compilation_cache(cache)
     how = default_how(jax.default_backend()) if run.compute.pool_how == "auto" else run.compute.pool_how
-    over = Spread(how, run.compute.mesh[0] if run.compute.mesh else jax.device_count(), bool(run.compute.split_batch))
-    log = Log(folder.folder)
+    devices = run.compute.mesh[0] if run.compute.mesh else jax.device_count()
+    split = run.compute.split_batch
+    if split is None:
+        split = devices > 1 and one_network(run, data) > estimate.device_bytes()
+    over = Spread(how, devices, split)
+    log = Log(folder.folder, tensorboard=isinstance(run, config.Run) and run.report.tensorboard)
     cost = Cost(read_json(folder.cost) if folder.cost.exists() else None)
     shape = "x".join(map(str, data.train.shape))
     log.say(
@@ -75,6 +79,15 @@ def prepare(run: Any, folder: RunDir, data: Dataset) -> Job:
         log.say(f"resumed on another machine shape ({before} before, {here} now): equal to tolerance, not to the bit.")
     atomic_write(folder.machine, to_json(here))
     return Job(run, folder, data, log, cost, over, cache)
+
+
+def one_network(run: Any, data: Dataset) -> int:
+    """Bytes of the largest network of this run, trained alone on its largest batch."""
+    archs, batches = set(run.evaluate.archs), [baselines.BATCH, protocol(run.evaluate.protocol).max_batch]
+    if isinstance(run, config.Run):
+        archs.add(run.teacher.arch)
+        batches.append(run.teacher.batch)
+    return max(estimate.alone(build_net(run, data, arch), max(batches)) for arch in archs)
 
 
 def use_compilation_cache(cache: Path) -> None:

@@ -213,6 +213,7 @@ def start(run: config.Run, launch: config.Launch) -> int:
     if launch.check:
         found = estimate.check(run)
         print(to_json(found), end="")
+        print(estimate.sentence(found), file=sys.stderr)
         return 0 if found["fits"] else 2
     folder = Path(run.workdir) if run.workdir else rundir.default_folder(run.name)
     written = config.to_json(run)

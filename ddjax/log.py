@@ -80,15 +80,22 @@ class Bar:
 class Log:
     """The voice of one run. ``folder`` None keeps no records; not ``lead``: silent and no records.
 
-    ``stream``: where to print, standard output if None.
+    ``stream``: where to print, standard output if None. ``tensorboard``: numbers go to folder/tensorboard too.
     """
 
-    def __init__(self, folder: Path | str | None, *, lead: bool = True, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, folder: Path | str | None, *, lead: bool = True, stream: TextIO | None = None, tensorboard: bool = False
+    ) -> None:
         self._path = Path(folder) / "records.jsonl" if folder is not None and lead else None
         self._lead = lead
         self._stream = stream
         self._console: Any = None
         self._live: Any = None
+        self._writer: Any = None
+        if self._path is not None and tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._path.parent / "tensorboard"))
         if self._path is not None:
             mend_lines(self._path)
 
@@ -98,6 +105,11 @@ class Log:
             line = {"schema": SCHEMA, "wall": round(time.time(), 3), "stage": stage}
             found = {name: plain(value) for name, value in values.items()}
             append_line(self._path, line | {"step": int(step), "values": found})
+            for name, value in found.items() if self._writer else ():
+                if isinstance(value, int | float):
+                    self._writer.add_scalar(f"{stage}/{name}", value, int(step))
+            if self._writer:
+                self._writer.flush()
 
     def say(self, text: str) -> None:
         """One message."""

@@ -219,6 +219,14 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     return [(name, word)]
 
 
+def machine(found: Mapping[str, Any] | None) -> str | None:
+    """Where the costs were measured, as one line."""
+    if found is None:
+        return None
+    devices = f"{found['devices']} x {found['device']}" if found["devices"] > 1 else found["device"]
+    return f"{devices}, {found['cores']} cores, jax {found['jax']}"
+
+
 def protocol_facts(name: str | None) -> list[tuple[str, str]]:
     """The fields of a protocol that ships with ddjax; nothing of one that does not."""
     from ddjax.protocols import PROTOCOLS
@@ -266,6 +274,7 @@ def page(files: Files) -> str:
         wall=[(n, duration(wall[n])) for n in (*STAGES, *(wall.keys() - STAGES)) if n in wall],
         total=duration(sum(wall.values())) if wall else None,
         compile=duration(cost["compile_s"]) if cost else None,
+        machine=machine(files.machine),
         peak=size(cost.get("peak_memory_bytes")),
         bytes=[(name, size(count)) for name, count in facts["bytes"].items() if count],
         protocol=protocol_facts(facts["protocol"]),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddjax.files import read_json, read_lines
+from ddjax.rundir import STATE
 from ddjax.synset import DistilledSet
 
 SCHEMA = 1
@@ -39,6 +40,7 @@ class Files(NamedTuple):
     results: Sequence[Mapping[str, Any]]
     records: Sequence[Mapping[str, Any]]
     cost: Mapping[str, Any] | None
+    machine: Mapping[str, Any] | None
     samples: Mapping[str, np.ndarray]
     citations: str
 
@@ -61,6 +63,7 @@ def read(run_folder: Path | str) -> Files:
         results=read_lines(folder / "results.jsonl"),
         records=read_lines(folder / "records.jsonl"),
         cost=optional(folder / "cost.json"),
+        machine=optional(folder / STATE / "machine.json"),
         samples=load_file(samples) if samples.exists() else {},
         citations=citations.read_text(encoding="utf-8") if citations.exists() else "",
     )
@@ -170,8 +173,8 @@ def size(count: float | None) -> str:
     """``640 bytes``, ``1.2 kB``, ``3.4 GB`` (powers of 1000)."""
     if count is None:
         return "–"
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
+    for unit in ("bytes", "kB", "MB", "GB", "TB"):
+        if count < 1000 or unit == "TB":
             break
         count /= 1000
     return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"

@@ -44,10 +44,13 @@ def test_every_configuration_is_checked_without_data(path, monkeypatch, capsys, 
 def test_a_run_that_does_not_fit_exits_with_two(monkeypatch, capsys, tmp_path):
     argv = ("--config", ROOT / "configs" / "digits.py", "--workdir", tmp_path / "run")
     assert checked(*argv) == 0
-    needed = json.loads(capsys.readouterr().out)["needed_bytes"]
+    said = capsys.readouterr()
+    needed = json.loads(said.out)["needed_bytes"]
+    assert "--check: fits." in said.err
     monkeypatch.setattr(estimate, "device_bytes", lambda: needed - 1)
     assert checked(*argv) == 2
-    assert json.loads(capsys.readouterr().out)["fits"] is False
+    said = capsys.readouterr()
+    assert json.loads(said.out)["fits"] is False and "does not fit" in said.err
     monkeypatch.setattr(estimate, "device_bytes", lambda: needed)
     assert checked(*argv) == 0
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddjax import __main__ as cli
-from ddjax import api, config, evaluate, judge, launch, rundir, train
+from ddjax import api, config, estimate, evaluate, judge, launch, rundir, train
 from ddjax.data import open_data
 from ddjax.errors import DataError
 from ddjax.files import read_json, read_lines
@@ -208,6 +208,18 @@ def test_a_run_without_its_labels_says_which_file_is_missing(copy, capsys):
 
 
 # ----------------------------------------------------------------------------------- the machine
+
+
+def test_a_batch_is_split_only_where_one_device_cannot_hold_it(tmp_path, monkeypatch):
+    def split(name: str, **given) -> bool:
+        asked = config.Judge(data=config.Data(subset=200), compute=config.Compute(**given))
+        return judge.prepare(asked, rundir.RunDir(tmp_path / name), open_data(asked.data, 0)).over.split
+
+    assert jax.device_count() > 1
+    assert not split("a") and split("b", split_batch=True)
+    monkeypatch.setattr(estimate, "device_bytes", lambda: 1 << 20)
+    assert split("c") and not split("d", split_batch=False)
+    assert not split("e", mesh=(1, 1))
 
 
 def test_the_machine_is_noted_and_another_one_is_told(run, tmp_path, capsys):

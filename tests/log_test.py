@@ -26,6 +26,16 @@ def test_records_are_append_only_and_mended(tmp_path):
     assert lines[1]["wall"] >= lines[0]["wall"] > 1.7e9
 
 
+def test_numbers_go_to_tensorboard_where_asked(tmp_path):
+    pytest.importorskip("tensorboardX", reason="the extra [log] is not installed")
+    log = Log(tmp_path, tensorboard=True)
+    log.record("distill", 1, loss=jnp.float32(0.5), bad=float("nan"), parts=np.arange(2))
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"distill/loss" in events.read_bytes() and b"distill/bad" not in events.read_bytes()
+    Log(tmp_path / "other").record("distill", 1, loss=0.5)
+    assert not (tmp_path / "other" / "tensorboard").exists()
+
+
 def test_only_the_lead_speaks(tmp_path):
     stream = io.StringIO()
     log = Log(tmp_path, lead=False, stream=stream)

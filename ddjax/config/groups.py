@@ -7,6 +7,7 @@ sentences, one a problem; nothing here touches a device.
 """
 
 import dataclasses
+import importlib.util
 import os
 from dataclasses import field
 from pathlib import Path
@@ -261,10 +262,15 @@ class Report:
 
     images_per_class: int = 10
     """Most images of a class shown in the grid."""
+    tensorboard: bool = False
+    """Write the curves for TensorBoard too, to RUN/tensorboard (needs the extra [log])."""
 
     def check(self, prefix: str = "report") -> list[str]:
         """Every complaint about these values, as sentences."""
-        return _at_least(self, prefix, images_per_class=1)
+        problems = _at_least(self, prefix, images_per_class=1)
+        if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            problems.append(f"{prefix}.tensorboard = True needs the package tensorboardX: pip install 'ddjax[log]'.")
+        return problems
 
 
 @dataclasses.dataclass(frozen=True)

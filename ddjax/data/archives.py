@@ -97,7 +97,8 @@ def open_zip(path: Path, where: str) -> Members:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
-        raise DataError(f"{where}: not a zip archive, or a truncated one ({error}).") from error
+        near = f" Nearest: tar:{path}." if path.is_file() and tarfile.is_tarfile(path) else ""
+        raise DataError(f"{where}: not a zip archive, or a truncated one ({error}).{near}") from error
     found, kept, unsafe = Members(where), [], []
     for info in infos:
         name = _safe(info.filename)
@@ -161,7 +162,8 @@ def open_tar(path: Path, where: str) -> Members:
         else:
             _index_tar(file, found, unsafe)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{where}: not a tar archive, or a truncated one ({error}).") from error
+        near = f" Nearest: zip:{path}." if path.is_file() and zipfile.is_zipfile(path) else ""
+        raise DataError(f"{where}: not a tar archive, or a truncated one ({error}).{near}") from error
     _note_unsafe(found, unsafe)
     return found
 

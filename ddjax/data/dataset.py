@@ -147,7 +147,10 @@ def _check_labels(source: Source, names: tuple[str, ...], argument: str) -> None
     counts = np.bincount(source.labels, minlength=len(names))
     empty = [names[c] for c in np.flatnonzero(counts == 0)]
     if empty:
-        raise DataError(f"{argument}: {len(empty)} of {len(names)} classes are empty: {listing(empty)}.")
+        raise DataError(
+            f"{argument}: {len(empty)} of {len(names)} classes are empty: {listing(empty)}. "
+            "Give them images, or leave their names out."
+        )
     if len(names) < 2:
         raise DataError(f"{argument}: only one class, {listing(names)}; at least two are needed.")
 
@@ -161,11 +164,14 @@ def _matched(test: Source, train: Source, names: tuple[str, ...], card: Card | N
     only_train, only_test = sorted(set(names) - set(own)), sorted(set(own) - set(names))
     if only_train or only_test:
         sides = [
-            f"{len(only)} only in {argument}: {listing(only)}"
-            for argument, only in (("data.train", only_train), ("data.test", only_test))
+            f"{len(only)} only in {argument} ({where}): {listing(only)}"
+            for argument, where, only in (
+                ("data.train", train.where, only_train),
+                ("data.test", test.where, only_test),
+            )
             if only
         ]
-        raise DataError(f"Classes in one split only. {'; '.join(sides)}.")
+        raise DataError(f"Classes in one split only. {'; '.join(sides)}. Allowed: the same in both.")
     position = np.array([names.index(name) for name in own], np.int64)
     return dataclasses.replace(test, labels=position[test.labels], class_names=names)
 

@@ -44,9 +44,15 @@ def fetch(
         how = "it ships with the package" if wanted.id == "digits" else f"see {wanted.url}"
         raise DataError(f"{wanted.id} has no archive that anybody may download: {how}.")
     folder = Path(folder).expanduser()
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     say(f"{wanted.id}: licence: {wanted.licence}; {wanted.url}")
-    return [_fetch_one(archive, folder / archive.name, say, opener) for archive in wanted.archives]
+    try:
+        return [_fetch_one(archive, folder / archive.name, say, opener) for archive in wanted.archives]
+    finally:
+        for place in made:
+            if not any(place.iterdir()):  # nothing came
+                place.rmdir()
 
 
 def _fetch_one(archive: Archive, path: Path, say: Callable[[str], None], opener: Callable[..., Any]) -> Path:

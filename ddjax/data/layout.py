@@ -118,7 +118,9 @@ def _refuse_empty(members: Members, images: Folders, others: Folders) -> None:
             inner.add(directory)
     empty = [d for d in sorted(named - inner) if d not in images and not _hidden(d)]
     if empty:
-        raise DataError(f"{members.where}: {len(empty)} classes are empty: {listing(empty)}.")
+        raise DataError(
+            f"{members.where}: {len(empty)} classes are empty: {listing(empty)}. Put images in, or remove them."
+        )
 
 
 def _source(members: Members, classes: dict[str, list[int]], notes: tuple[str, ...]) -> Source:

@@ -4,6 +4,7 @@ A resident split holds uint8 ``[n, H, W, D]``; a streamed one decodes what `Spli
 for. Both give the same bytes. The threads are Python's: decoders and ``pread`` release the lock.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -19,6 +20,7 @@ from ddjax.data.decode import Resize, as_channels, decode, header, resize
 from ddjax.errors import DataError
 
 WORKERS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+_FEW = 25  # images whose sizes tell the size of all
 _SAMPLE = 1000  # images of a streamed split whose bytes enter its hash
 
 
@@ -126,17 +128,23 @@ def _sides(size: tuple[int, int]) -> str:
 
 
 def expected_shape(source: Source, rows: np.ndarray, want: Want) -> tuple[int, int, int]:
-    """Shape by the first image that can be read (RGB assumed where channels are left open)."""
-    if want.size and want.channels:
-        return want.size[0], want.size[1], want.channels
-    height, width = want.size or (1, 1)  # where nothing can be read, `load` says so of each
-    for row in rows if want.size is None else ():
-        try:
-            height, width = _native(source, int(row)).shape[:2]
-            break
-        except Undecodable:
-            continue  # `load` reports every such image, with its name
+    """Shape by what most of some images have (RGB assumed where channels are left open)."""
+    if want.size:
+        return *want.size, want.channels or 3
+    seen: Counter[tuple[int, int]] = Counter()
+    for some in (rows[np.unique(np.linspace(0, len(rows) - 1, _FEW).astype(int))], rows):
+        for row in () if seen else some:
+            with contextlib.suppress(Undecodable):  # `load` reports every such image, with its name
+                seen[_size(source, int(row))] += 1
+    height, width = seen.most_common(1)[0][0] if seen else (1, 1)
     return height, width, want.channels or 3
+
+
+def _size(source: Source, row: int) -> tuple[int, int]:
+    """Height and width by the header."""
+    data = source.get(row)
+    height, width, _ = header(data) if isinstance(data, bytes) else _with_channels(data).shape
+    return height, width
 
 
 def load(
@@ -190,8 +198,8 @@ def probe(source: Source, rows: np.ndarray, want: Want, *, complaints: Complaint
         shapes[j] = header(data) if isinstance(data, bytes) else _with_channels(data).shape
 
     bad = each(one, len(rows))
-    good = next((j for j in range(len(rows)) if j not in bad), 0)
-    size = want.size or (int(shapes[good, 0]), int(shapes[good, 1]))
+    counts = Counter((int(h), int(w)) for j, (h, w, _) in enumerate(shapes) if j not in bad)
+    size = want.size or (counts.most_common(1)[0][0] if counts else (1, 1))
     odd: dict[int, tuple[int, int]] = {}
     if want.resize == "none":
         wrong = np.flatnonzero((shapes[:, :2] != np.array(size)[None]).any(axis=1))

@@ -1,6 +1,7 @@
 """Everything that can be wrong with somebody's files: a named error with the file and the count."""
 
 import io
+import tarfile
 import zipfile
 
 import numpy as np
@@ -112,6 +113,22 @@ def test_mixed_sizes_without_a_rule(broken):
     found = open_data(Data(train=f"folder:{root}", resize="squash", size=6), 0)
     assert found.train.shape == (6, 6, 3)
     assert "images resized (squash) to (6, 6) by Pillow, bicubic" in found.notes
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_the_few_images_of_another_size_are_accused_not_the_many(broken, resident):
+    root = broken({"cat/0.png": jpeg(12), "cat/00.jpg": jpeg(14)})  # the first ones are the odd ones
+    with pytest.raises(DataError, match=r"2 of \d+ images are not 8x8 but 12x12 \(1\), 14x14 \(1\): cat/0"):
+        open_data(Data(train=f"folder:{root}"), 0, resident_bytes=1 << 30 if resident else 0)
+
+
+def test_a_zip_called_tar_and_a_tar_called_zip(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("cat/1.png", jpeg())
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.zip", "cat/1.png")
+    refused(r"not a zip archive.* Nearest: tar:.*a\.tar\.", train=f"zip:{tmp_path}/a.tar")
+    refused(r"not a tar archive.* Nearest: zip:.*a\.zip\.", train=f"tar:{tmp_path}/a.zip")
 
 
 def test_sizes_may_not_differ_between_train_and_test(broken):

@@ -64,7 +64,11 @@ def test_without_a_network(tmp_path):
         raise urllib.error.URLError("no route to host")
 
     with pytest.raises(DataError, match=r"no connection \(no route to host\).*by hand to .*tiny\.zip"):
+        fetch(tiny(), tmp_path / "data" / "tiny", say=str, opener=offline)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DataError, match=r"no connection"):
         fetch(tiny(), tmp_path, say=str, opener=offline)
+    assert tmp_path.is_dir()
 
     def missing(request, timeout):
         raise urllib.error.HTTPError(URL, 404, "Not Found", {}, None)

@@ -1,0 +1,126 @@
+"""Writes docs/benchmarks.md from benchmarks/results/*.json: what was timed, where, and whether the goals are met.
+
+python benchmarks/timings_page.py
+"""
+
+import json
+
+import harness
+from results_page import markdown
+
+HEAD = """# Benchmarks
+
+Written by `python benchmarks/timings_page.py` from `benchmarks/results/*.json`. Each table is one run of one script on
+one machine: every case a process of its own, the cases taken in turns, medians over the rounds. Ratios are of seconds
+on the wall (median of the round-by-round ratios); the column "CPU" is the same of CPU seconds, the sounder clock where
+others use the machine. Memory is the process's peak; the first call compiles. `load` is the one-minute load average
+when the script ended, about 1 to 2 on an otherwise idle machine. PyTorch is optional and only timed.
+"""
+
+
+def read(name: str) -> dict:
+    """A result, or {} where the script was not run."""
+    path = harness.RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def where(found: dict, command: str) -> list[str]:
+    """The command and the machine."""
+    m, versions = found["machine"], found["machine"]["versions"]
+    packages = ", ".join(f"{name} {versions[name]}" for name in ("jax", "torch") if name in versions)
+    return [f"    {command}", "", f"{m['cpu']}, {m['cores']} cores, {packages}; load {m['load_1min']}.", ""]
+
+
+def said(text: str, met: bool) -> list[str]:
+    """A goal and whether it is met."""
+    return [f"Goal: {text}: {'met' if met else '**missed**'}.", ""]
+
+
+def cases(found: dict, over: str) -> list[str]:
+    """Seconds, ratio to the case ``over``, memory and first call of every case."""
+    rows = []
+    for name, case in found.items():
+        if "skipped" in case:
+            rows.append([name, case["skipped"], "", "", "", ""])
+            continue
+        ratios = ["1", "1"] if name == over else [f"{harness.ratio(found, name, over, of=of):.2f}" for of in CLOCKS]
+        rows.append([name, f"{case['wall_s']:.3g}", *ratios, f"{case['peak_mb']:.0f}", f"{case['first_call_s']:.1f}"])
+    return [markdown(["case", "s", f"/ {over}", "CPU", "peak MB", "first call, s"], rows), ""]
+
+
+CLOCKS = ("wall_s", "cpu_s")
+
+
+def convolution() -> list[str]:
+    found = read("convolution")
+    columns = {name: c["gflops"] for name, c in found["columns"].items() if "gflops" in c}
+    rows = [[cell, *(f"{c[cell]['cpu']:.0f}" for c in columns.values())] for cell in next(iter(columns.values()))]
+    return [
+        "## Convolution", "", "3x3 convolutions on one core, GFlop a CPU second; `in scan` is inside `lax.scan`, where "
+        "the library's derivatives fall to its naive loop.", "", *where(found, "python benchmarks/convolution.py"),
+        markdown(["shape, pass", *columns], rows), "",
+    ]  # fmt: skip
+
+
+def taylor() -> list[str]:
+    found = read("taylor")
+    rows = []
+    for row in found["rows"]:
+        r = dict(zip(found["head"], row, strict=True))
+        rows.append([str(r["K"]), *(f"{1e3 * r[f'{k} update_cpu_s']:.0f} / {r[f'{k} program_mb']:.0f}"
+                                    for k in ("taylor", "unrolled", "remat")), f"{r['agree']:.2f}"])  # fmt: skip
+    worst = max(abs(v - 1) for v in found["taylor_over_k1"]["cpu_s"].values())
+    return [
+        "## Taylor matching against unrolling", "", "One update of 10 synthetic images (ConvNet-3, width 32, 64 real "
+        "images): CPU ms / MB of the compiled program, against K inner steps. `agree` is the cosine between the two "
+        "image gradients.", "", *where(found, "python benchmarks/taylor.py"),
+        markdown(["K", "Taylor", "unrolled", "unrolled, recomputed", "agree"], rows), "",
+        "![time and memory against K](../benchmarks/results/taylor.svg)", "",
+        *said("flat within 10 %", worst <= 0.1), f"Largest deviation from K = 1: {100 * worst:.0f} %.", "",
+    ]  # fmt: skip
+
+
+def draw() -> list[str]:
+    found = read("draw")
+    return [
+        "## One drawn member", "", "Ten distillation steps at one of 9 weak models drawn each step (`pool_draw=one`), "
+        "beside a single model.", "", *where(found, "python benchmarks/draw.py"), *cases(found["cases"], "one/1"),
+        *said(f"one/9 at most {found['goal']}x one/1", found["goal_met"]),
+    ]  # fmt: skip
+
+
+def pool() -> list[str]:
+    found = read("pool")
+    out = ["## A pool of eight networks", "", "ConvNet-3 of width 64, 64 images: the gradient of the mean loss in the "
+           "images, and in the parameters.", "", *where(found, "python benchmarks/pool.py")]  # fmt: skip
+    for part in ("images", "params"):
+        part_found = found[part]
+        goal = next(v for k, v in part_found.items() if k.startswith("goal_") and k != "goal_met")
+        out += cases(part_found["cases"], f"{part}:torch")
+        out += said(f"scan/fast at most {goal}x PyTorch", part_found["goal_met"])
+    return out
+
+
+def evaluation() -> list[str]:
+    found = read("evaluation")
+    out = ["## Five students", "", f"ConvNet-3 of width 128 on {found['sizes']['images']} images, "
+           f"{found['sizes']['steps']} updates of each of {found['sizes']['students']} students; then a test pass over "
+           f"{found['sizes']['test']} images.", "", *where(found, "python benchmarks/evaluation.py")]  # fmt: skip
+    for part in ("train", "test"):
+        out += cases(found[part]["cases"], f"{part}:torch")
+        out += said(f"at most {found[part]['goal']}x PyTorch", found[part]["goal_met"])
+    return out
+
+
+def main() -> None:
+    sections = {"convolution": convolution, "taylor": taylor, "draw": draw, "pool": pool, "evaluation": evaluation}
+    out = [HEAD]
+    for name, section in sections.items():
+        out += section() if read(name) else []
+    page = harness.ROOT / "docs" / "benchmarks.md"
+    page.write_text("\n".join(out).rstrip() + "\n")
+    print(page)
+
+
+if __name__ == "__main__":
+    main()
