@@ -95,7 +95,7 @@ class Log:
         if self._path is not None and tensorboard:
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._path.parent / "tensorboard"))
+            self._writer = SummaryWriter(str(self._path.parent / "tensorboard"), flush_secs=2)
         if self._path is not None:
             mend_lines(self._path)
 
@@ -108,8 +108,6 @@ class Log:
             for name, value in found.items() if self._writer else ():
                 if isinstance(value, int | float):
                     self._writer.add_scalar(f"{stage}/{name}", value, int(step))
-            if self._writer:
-                self._writer.flush()
 
     def say(self, text: str) -> None:
         """One message."""

@@ -40,9 +40,9 @@ class Files(NamedTuple):
     results: Sequence[Mapping[str, Any]]
     records: Sequence[Mapping[str, Any]]
     cost: Mapping[str, Any] | None
-    machine: Mapping[str, Any] | None
     samples: Mapping[str, np.ndarray]
     citations: str
+    machine: Mapping[str, Any] | None = None
 
 
 def read(run_folder: Path | str) -> Files:

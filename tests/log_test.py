@@ -30,6 +30,7 @@ def test_numbers_go_to_tensorboard_where_asked(tmp_path):
     pytest.importorskip("tensorboardX", reason="the extra [log] is not installed")
     log = Log(tmp_path, tensorboard=True)
     log.record("distill", 1, loss=jnp.float32(0.5), bad=float("nan"), parts=np.arange(2))
+    log._writer.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     assert b"distill/loss" in events.read_bytes() and b"distill/bad" not in events.read_bytes()
     Log(tmp_path / "other").record("distill", 1, loss=0.5)

@@ -164,11 +164,8 @@ def _matched(test: Source, train: Source, names: tuple[str, ...], card: Card | N
     only_train, only_test = sorted(set(names) - set(own)), sorted(set(own) - set(names))
     if only_train or only_test:
         sides = [
-            f"{len(only)} only in {argument} ({where}): {listing(only)}"
-            for argument, where, only in (
-                ("data.train", train.where, only_train),
-                ("data.test", test.where, only_test),
-            )
+            f"{len(only)} only in {source.where if argument in source.where else argument}: {listing(only)}"
+            for argument, source, only in (("data.train", train, only_train), ("data.test", test, only_test))
             if only
         ]
         raise DataError(f"Classes in one split only. {'; '.join(sides)}. Allowed: the same in both.")

@@ -4,7 +4,6 @@ A resident split holds uint8 ``[n, H, W, D]``; a streamed one decodes what `Spli
 for. Both give the same bytes. The threads are Python's: decoders and ``pread`` release the lock.
 """
 
-import contextlib
 import functools
 import hashlib
 import os
@@ -134,8 +133,10 @@ def expected_shape(source: Source, rows: np.ndarray, want: Want) -> tuple[int, i
     seen: Counter[tuple[int, int]] = Counter()
     for some in (rows[np.unique(np.linspace(0, len(rows) - 1, _FEW).astype(int))], rows):
         for row in () if seen else some:
-            with contextlib.suppress(Undecodable):  # `load` reports every such image, with its name
+            try:
                 seen[_size(source, int(row))] += 1
+            except Undecodable:
+                continue  # `load` reports every such image, with its name
     height, width = seen.most_common(1)[0][0] if seen else (1, 1)
     return height, width, want.channels or 3
 

@@ -97,11 +97,11 @@ def test_a_class_in_one_split_only(broken):
     train = broken({"ant/1.jpg": jpeg(), "bee/1.jpg": jpeg()}, "train")
     test = broken({"emu/1.jpg": jpeg()}, "test")
     refused(
-        r"Classes in one split only\. 2 only in data\.train: ant, bee; 1 only in data\.test: emu",
+        r"Classes in one split only\. 2 only in data\.train = .*: ant, bee; 1 only in data\.test = .*: emu",
         train=f"folder:{train}",
         test=f"folder:{test}",
     )
-    refused(r"1 only in data\.test: 2", train=arrays(), test=arrays(labels=np.arange(20) % 3))
+    refused(r"1 only in data\.test.*: 2", train=arrays(), test=arrays(labels=np.arange(20) % 3))
 
 
 def test_mixed_sizes_without_a_rule(broken):
@@ -118,7 +118,7 @@ def test_mixed_sizes_without_a_rule(broken):
 @pytest.mark.parametrize("resident", [True, False])
 def test_the_few_images_of_another_size_are_accused_not_the_many(broken, resident):
     root = broken({"cat/0.png": jpeg(12), "cat/00.jpg": jpeg(14)})  # the first ones are the odd ones
-    with pytest.raises(DataError, match=r"2 of \d+ images are not 8x8 but 12x12 \(1\), 14x14 \(1\): cat/0"):
+    with pytest.raises(DataError, match=r"2 of \d+ images are not 8x8 but (12x12 \(1\), 14x14 \(1\)|14x14 \(1\), 12x12 \(1\)): cat/0"):
         open_data(Data(train=f"folder:{root}"), 0, resident_bytes=1 << 30 if resident else 0)
 
 
@@ -126,7 +126,7 @@ def test_a_zip_called_tar_and_a_tar_called_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("cat/1.png", jpeg())
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        archive.add(tmp_path / "a.zip", "cat/1.png")
+        archive.addfile(tarfile.TarInfo("cat/1.png"))
     refused(r"not a zip archive.* Nearest: tar:.*a\.tar\.", train=f"zip:{tmp_path}/a.tar")
     refused(r"not a tar archive.* Nearest: zip:.*a\.zip\.", train=f"tar:{tmp_path}/a.zip")
 
