@@ -60,4 +60,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(["__version__", *_MODULE_OF])
+    return sorted(["__version__", *_MODULE_OF, *_STAGES])

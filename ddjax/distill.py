@@ -14,7 +14,7 @@ import numpy as np
 
 from ddjax.api import make_callable
 from ddjax.data.feed import Feed
-from ddjax.errors import DivergenceError
+from ddjax.errors import ConfigError, DivergenceError
 from ddjax.kernels import select
 from ddjax.keys import key, numpy_rng
 from ddjax.rundir import stop_if_asked
@@ -43,7 +43,9 @@ def make_chunk(distiller: Distiller, mean: tuple[float, ...], std: tuple[float, 
             state, info = distiller.step(jax.random.fold_in(base, start + i), state, batch)
             return state, dict(info)
 
-        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(one, start, state)[1])
+        after, info = jax.eval_shape(one, start, state)
+        check_state(state, after)
+        nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), info)
         return jax.lax.fori_loop(0, count, lambda i, carry: one(i, carry[0]), (state, nothing))
 
     return jax.jit(run, donate_argnums=1)
@@ -92,13 +94,29 @@ def distill(
     return np.asarray(distiller.extract(state))
 
 
+def check_state(before: Tree, after: Tree) -> None:
+    """ConfigError where a method's step does not hand on the state as it got it: other parts, shapes or types."""
+
+    def parts(tree: Tree) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+    old, new = parts(before), parts(after)
+    changed = [f"state{name}: {old.get(name, 'nothing')} becomes {new.get(name, 'nothing')}"
+               for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]  # fmt: skip
+    if changed:
+        raise ConfigError(
+            f"method: its step changes the state: {'; '.join(changed)}. Allowed: the same shapes and types."
+        )
+
+
 def check_finite(values: dict[str, Any], start: int, count: int, saved: int) -> None:
     """DivergenceError that names the window of steps and the last good checkpoint."""
     odd = [name for name, value in values.items() if not np.isfinite(value)]
     if odd:
         raise DivergenceError(
             f"distill: {', '.join(odd)} not finite in steps {start}..{start + count - 1}; last good checkpoint: step "
-            f"{saved}. Lower method.lr."
+            f"{saved}. Lower the method's learning rate."
         )
 
 

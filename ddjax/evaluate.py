@@ -218,7 +218,7 @@ def announce(group: Students, rows: list[Row], *, seeds: int, seed: int, results
     total = len(left) * steps * (seeds + grid) / seeds * each
     log.say(
         f"evaluate: {len(left)} rows x ({grid} rates + {seeds} seeds) x {steps} steps on {group.net.name}, "
-        f"about {duration(total)}."
+        f"about {duration(total)} and compilation."
     )
 
 

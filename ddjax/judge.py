@@ -56,11 +56,12 @@ def prepare(run: Any, folder: RunDir, data: Dataset) -> Job:
     cache = run.compute.cache_folder()
     use_compilation_cache(cache)
     how = default_how(jax.default_backend()) if run.compute.pool_how == "auto" else run.compute.pool_how
-    devices = run.compute.mesh[0] if run.compute.mesh else jax.device_count()
+    check_mesh(run.compute.mesh)
+    devices, along = run.compute.mesh or (jax.device_count(), jax.device_count())
     split = run.compute.split_batch
     if split is None:
-        split = devices > 1 and one_network(run, data) > estimate.device_bytes()
-    over = Spread(how, devices, split)
+        split = along > 1 and one_network(run, data) > estimate.device_bytes()
+    over = Spread(how, devices, split, along)
     log = Log(folder.folder, tensorboard=isinstance(run, config.Run) and run.report.tensorboard)
     cost = Cost(read_json(folder.cost) if folder.cost.exists() else None)
     shape = "x".join(map(str, data.train.shape))
@@ -79,6 +80,13 @@ def prepare(run: Any, folder: RunDir, data: Dataset) -> Job:
         log.say(f"resumed on another machine shape ({before} before, {here} now): equal to tolerance, not to the bit.")
     atomic_write(folder.machine, to_json(here))
     return Job(run, folder, data, log, cost, over, cache)
+
+
+def check_mesh(mesh: tuple[int, int] | None) -> None:
+    """ConfigError for a mesh of more devices than there are."""
+    if mesh is not None and mesh[0] * mesh[1] > (count := jax.device_count()):
+        allowed = f"two counts whose product is at most {count}, the devices here ({jax.devices()[0].platform})"
+        raise ConfigError(out_of_range("compute.mesh", mesh, allowed, f"{count} 1"))
 
 
 def one_network(run: Any, data: Dataset) -> int:
@@ -180,6 +188,7 @@ def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
 
 def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> None:
     """Baselines hold as many real images of each class as the set does: equal numbers, and no more than there are."""
+    check_mesh(asked.compute.mesh)
     for arch in asked.evaluate.archs:
         build_net(asked, data, arch)
     if not asked.evaluate.baseline_names():

@@ -6,8 +6,11 @@ Every arrow is a file. A stage whose inputs' hash is unchanged is skipped, so re
 mechanism. Everything that can be refused is refused before a device is touched.
 """
 
+import contextlib
+import inspect
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from ddjax import (
 from ddjax.__main__ import exit_code
 from ddjax.checkpoint import Checkpoint
 from ddjax.data import Dataset, open_data
-from ddjax.errors import ConfigError
+from ddjax.errors import ConfigError, DdjaxError, Interrupted
 from ddjax.files import atomic_write, clean_temporaries, content_hash, locked, read_json, to_json
 from ddjax.judge import Job
 from ddjax.methods import Context, name_of
@@ -62,8 +65,9 @@ def distill_stage(job: Job, store: teachers.Store, tag: str) -> None:
         net=store.net, ipc=method.ipc, classes=len(data.class_names), image_shape=data.train.shape, low=low, high=high,
         augment=card.augment, pool_mean=job.over.mean,
     )  # fmt: skip
-    distiller, needs = method.build(context), method.needs
-    with job.cost.stage("distill"), Checkpoint(job.folder.scratch("distill")) as checkpoint:
+    with blamed(method):
+        distiller, needs = method.build(context), method.needs
+    with blamed(method), job.cost.stage("distill"), Checkpoint(job.folder.scratch("distill")) as checkpoint:
         fed = teachers.equip(store, needs, data, over=job.over) if needs.teachers else None
         images = distill.distill(
             distiller, needs, fed, data, ipc=method.ipc, seed=run.seed, log=job.log, checkpoint=checkpoint,
@@ -78,6 +82,21 @@ def distill_stage(job: Job, store: teachers.Store, tag: str) -> None:
         meta=set_meta(job, store),
     )
     made.save(job.folder.synset)
+
+
+@contextlib.contextmanager
+def blamed(method: Any) -> Iterator[None]:
+    """A slip in a user's own method is told by file and line; what none of its lines raised passes as it is."""
+    try:
+        yield
+    except (DdjaxError, Interrupted, OSError, MemoryError):
+        raise
+    except Exception as error:
+        source = inspect.getsourcefile(type(method)) or ""
+        own = not type(method).__module__.startswith("ddjax.")
+        if not own or not any(frame.filename == source for frame in traceback.extract_tb(error.__traceback__)):
+            raise
+        raise ConfigError(f"method = {source}:{type(method).__name__}: {config.blame(error, Path(source))}") from error
 
 
 def set_meta(job: Job, store: teachers.Store) -> dict[str, Any]:
@@ -190,6 +209,7 @@ def pipeline(job: Job, only: tuple[str, ...]) -> None:
 def check(run: Any, data: Dataset) -> None:
     """What only the data can tell: whether ipc, networks, snapshots and given weights suit it; no device is touched."""
     judge.check_ipc(run.method.ipc, data)
+    judge.check_mesh(run.compute.mesh)
     for arch in run.evaluate.archs:
         judge.build_net(run, data, arch)
     net = judge.build_net(run, data, run.teacher.arch)
@@ -211,6 +231,7 @@ def finish(job: Job) -> None:
 def start(run: config.Run, launch: config.Launch) -> int:
     """Carry out a run; returns the exit code."""
     if launch.check:
+        judge.check_mesh(run.compute.mesh)
         found = estimate.check(run)
         print(to_json(found), end="")
         print(estimate.sentence(found), file=sys.stderr)

@@ -102,13 +102,15 @@ class Spread(NamedTuple):
     how: str
     devices: int = 1
     split: bool = False
+    along: int = 0  # devices that a split batch is divided over; 0: all of `devices`
 
     def batch(self, tree: Tree, members: int) -> Tree:
         """A batch laid out along the data axis, where `split` asks for it and its size divides."""
         size = jax.tree.leaves(tree)[0].shape[0]
-        if not self.split or members > 1 or self.devices == 1 or size % self.devices:
+        places = self.along or self.devices
+        if not self.split or members > 1 or places == 1 or size % places:
             return tree
-        along = NamedSharding(make(self.devices, shape=(1, self.devices)), PartitionSpec("data"))
+        along = NamedSharding(make(places, shape=(1, places)), PartitionSpec("data"))
         return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, along), tree)
 
     def map(self, fn: Callable[..., Tree], n_args: int = 1) -> Callable[..., Tree]:

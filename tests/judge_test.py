@@ -10,7 +10,7 @@ import pytest
 from ddjax import __main__ as cli
 from ddjax import api, config, estimate, evaluate, judge, launch, rundir, train
 from ddjax.data import open_data
-from ddjax.errors import DataError
+from ddjax.errors import ConfigError, DataError
 from ddjax.files import read_json, read_lines
 from ddjax.protocols import PROTOCOLS, Protocol
 from ddjax.synset import DistilledSet
@@ -219,7 +219,9 @@ def test_a_batch_is_split_only_where_one_device_cannot_hold_it(tmp_path, monkeyp
     assert not split("a") and split("b", split_batch=True)
     monkeypatch.setattr(estimate, "device_bytes", lambda: 1 << 20)
     assert split("c") and not split("d", split_batch=False)
-    assert not split("e", mesh=(1, 1))
+    assert not split("e", mesh=(1, 1)) and split("f", mesh=(1, 2))
+    with pytest.raises(ConfigError, match=r"compute\.mesh = \(64, 2\) .* at most \d+, the devices here \(cpu\)"):
+        split("g", mesh=(64, 2))
 
 
 def test_the_machine_is_noted_and_another_one_is_told(run, tmp_path, capsys):

@@ -57,6 +57,7 @@ __all__ = [
     "Report",
     "Run",
     "Teacher",
+    "blame",
     "from_json",
     "hash",
     "home_of",

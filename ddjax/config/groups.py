@@ -99,9 +99,11 @@ class Data:
                 )
         if self.card is not None and self.card not in _cards():
             problems.append(choice(f"{prefix}.card", self.card, _cards()))
-        for name, use in (("validation", 0.1), ("test_fraction", 0.2)):
-            if not 0 < getattr(self, name) < 1:
-                problems.append(out_of_range(f"{prefix}.{name}", getattr(self, name), "0 < share < 1", use))
+        for name in ("validation", "test_fraction"):
+            share = getattr(self, name)
+            if not 0 < share < 1:
+                use = 0.99 if share >= 1 else 0.01
+                problems.append(out_of_range(f"{prefix}.{name}", share, "0 < share < 1", use))
         return problems + _at_least(self, prefix, size=1, subset=1)
 
     def card_id(self) -> str:

@@ -3,7 +3,8 @@
 An image decodes to its native channels (1 for a grey mode, else 3) and is then brought to the
 channels and the size that the set wants. Conversions: grey to RGB by repetition; RGB to grey by
 ITU-R 601 luma; palette and CMYK to RGB; alpha is dropped, not blended; 16-bit grey is scaled by
-255/65535; of an animation the first frame counts; an EXIF orientation is not applied.
+255/65535; of an animation the first frame counts; an EXIF orientation is not applied,
+as torchvision does not.
 Resizing is Pillow's bicubic with its anti-aliasing, as published evaluation protocols use it.
 """
 

@@ -69,9 +69,9 @@ def _fetch_one(archive: Archive, path: Path, say: Callable[[str], None], opener:
     except _BROKEN as error:
         kept = part.stat().st_size if part.is_file() else 0
         raise DataError(
-            f"{archive.url}: no connection ({getattr(error, 'reason', error)}). {kept} bytes are "
-            f"kept in {part.name}; run the same command again to continue, or download it by hand "
-            f"to {path}."
+            f"{archive.url}: no connection ({getattr(error, 'reason', error)}). "
+            + (f"{kept} bytes are kept in {part.name}; run the same command again to continue" if kept else "Try later")
+            + f", or download it by hand to {path}."
         ) from error
     _verify(archive, part, path, say)
     os.replace(part, path)
