@@ -101,8 +101,8 @@ def tfds(name: str, where: str) -> Parts:
     if folder == base or len(left) > 1:
         known = sorted(p.name for p in base.iterdir() if p.is_dir()) if base.is_dir() else []
         raise DataError(
-            f"{choice(where, name, known or ['(nothing is prepared)'])} Looked in {base} ($TFDS_DATA_DIR); a set is prepared "
-            "there with tfds build --file_format=array_record."
+            f"{choice(where, name, known or ['(nothing is prepared)'])} Looked in {base} ($TFDS_DATA_DIR); a set is "
+            "prepared there with tfds build --file_format=array_record."
         )
     import tensorflow_datasets
 
