@@ -37,6 +37,8 @@ class Example(NamedTuple):
     images: jax.Array  # [B, H, W, D] normalised
     targets: jax.Array  # [B, C]
     soft: jax.Array  # [] 0. or 1.
+    index: jax.Array | None = None  # [B] positions of the images in their split, for a fold that asks which they were
+    logits: jax.Array | None = None  # [B, C] what the network said of them before the update; the step fills it in
 
 
 class Member(NamedTuple):
@@ -104,16 +106,16 @@ def make_step(net: Net, recipe: Recipe, make_batch: Callable, fold: Fold | None 
 
         def loss(params):
             out = net.apply(params, member.state, batch.images, train=True)
-            return batch_loss(out.logits, batch, recipe.tau), out.state
+            return batch_loss(out.logits, batch, recipe.tau), (out.state, out.logits)
 
-        (value, state), grads = jax.value_and_grad(loss, has_aux=True)(member.params)
+        (value, (state, logits)), grads = jax.value_and_grad(loss, has_aux=True)(member.params)
         if member.mask:
             grads = jax.tree.map(jnp.multiply, grads, member.mask)
         optimise = transform(recipe, member.params)
         direction, optimiser = optimise.update(grads, member.optimiser, member.params)
         rate = member.lr * schedule(count, total, recipe.warmup)
         params = jax.tree.map(lambda p, d: p - rate * d, member.params, direction)
-        carry = fold.update(member.fold, count, params, state, grads, batch)
+        carry = fold.update(member.fold, count, params, state, grads, batch._replace(logits=logits))
         return Member(params, state, optimiser, member.lr, member.mask, carry), value
 
     return step

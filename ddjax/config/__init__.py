@@ -29,6 +29,7 @@ from ddjax.config.flags import apply, misfits, show_help, split
 from ddjax.config.groups import (
     BASELINES,
     CHEAP_BASELINES,
+    FURTHER,
     STAGES,
     Compute,
     Data,
@@ -46,6 +47,7 @@ from ddjax.files import read_json
 __all__ = [
     "BASELINES",
     "CHEAP_BASELINES",
+    "FURTHER",
     "STAGES",
     "Compute",
     "Data",

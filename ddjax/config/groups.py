@@ -29,8 +29,12 @@ else:
     Spec = str  # what a flag can write
 
 STAGES = ("teachers", "distill", "label", "evaluate", "report")
-CHEAP_BASELINES = ("random_hard", "kmeans", "herding")
-BASELINES = (*CHEAP_BASELINES, "random_soft", "base_labels", "full_data")
+CHEAP_BASELINES = ("random_hard", "kmeans", "herding", "kcenter")
+BASELINES = (
+    *CHEAP_BASELINES,
+    *("random_soft", "random_early_soft", "forgetting", "base_labels", "random_same_bytes", "full_data"),
+)
+FURTHER = ("optimisers", "coverage", "nas", "continual", "privacy", "augmentation")
 
 # Training of the base model per card; SRe2L's published squeeze recipes where there is one
 # (Tiny-ImageNet: Yin and Shen 2024; CIFAR: Yin et al. 2023), the other rows are ours.
@@ -231,7 +235,10 @@ class Evaluate:
     seeds: int = 5
     """Students per architecture, all trained in one compiled program."""
     baselines: str | tuple[str, ...] = "all"
-    """none, cheap, all, or of: random_hard kmeans herding random_soft base_labels full_data."""
+    """none, cheap, all, or names: random_hard kmeans herding kcenter random_soft random_early_soft
+    forgetting base_labels random_same_bytes full_data."""
+    further: tuple[str, ...] = ()
+    """Further evaluations: optimisers coverage nas continual privacy augmentation."""
 
     def check(self, prefix: str = "evaluate") -> list[str]:
         """Every complaint about these values, as sentences."""
@@ -247,6 +254,7 @@ class Evaluate:
         several = isinstance(self.baselines, tuple)
         allowed = BASELINES if several else ("none", "cheap", "all", *BASELINES)
         words = self.baselines if several else (self.baselines,)
+        problems += [choice(f"{prefix}.further", word, FURTHER) for word in self.further if word not in FURTHER]
         return problems + [choice(f"{prefix}.baselines", word, allowed) for word in words if word not in allowed]
 
     def baseline_names(self) -> tuple[str, ...]:
