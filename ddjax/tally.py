@@ -1,26 +1,26 @@
 """The numbers of a run, from its files: rows over seeds, report.json, the table at the end.
 
     accuracy of a row = mean over seeds ± sample standard deviation (n - 1); none for one seed
+    interval of a row = mean ± t(0.975, n - 1) s / sqrt(n), within [0, 1]
 
 Accuracies are fractions in files and percent where people read.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ddjax.files import read_json, read_lines
-from ddjax.rundir import STATE
-from ddjax.synset import DistilledSet
+from ddjax import scores
+from ddjax.runfiles import Files, read
 
 SCHEMA = 1
-SAMPLES, CITATIONS = "samples.safetensors", "citations.bib"
 BASELINES = {
     "random_hard": "Random real images",
     "random_soft": "Random real images",
-    "random_early_soft": "Random real images",
+    "random_early_soft": "Random real images, labels of a teacher stopped early",
+    "random_same_bytes": "Random real images, as many bytes",
     "kmeans": "k-means images",
     "herding": "Herding images",
     "kcenter": "k-center images",
@@ -28,45 +28,10 @@ BASELINES = {
     "base_labels": "The set, relabelled",
     "full_data": "All training images",
 }
-
-
-class Files(NamedTuple):
-    """The content of a run's folder; None or empty where a stage has not run."""
-
-    config: Mapping[str, Any]
-    made: DistilledSet | None
-    labels: Mapping[str, Any] | None
-    teachers: Sequence[Mapping[str, Any]]
-    results: Sequence[Mapping[str, Any]]
-    records: Sequence[Mapping[str, Any]]
-    cost: Mapping[str, Any] | None
-    machine: Mapping[str, Any] | None
-    samples: Mapping[str, np.ndarray]
-    citations: str
-
-
-def read(run_folder: Path | str) -> Files:
-    """The files of a run; ``DataError`` when there is no config.json or a file is broken."""
-    from safetensors.numpy import load_file
-
-    folder = Path(run_folder)
-
-    def optional(path: Path) -> Any:
-        return read_json(path) if path.exists() else None
-
-    citations, samples = folder / CITATIONS, folder / SAMPLES
-    return Files(
-        config=read_json(folder / "config.json"),
-        made=DistilledSet.load(folder / "synset") if (folder / "synset").exists() else None,
-        labels=optional(folder / "labels" / "manifest.json"),
-        teachers=[read_json(path) for path in sorted((folder / "teachers").glob("*.json"))],
-        results=read_lines(folder / "results.jsonl"),
-        records=read_lines(folder / "records.jsonl"),
-        cost=optional(folder / "cost.json"),
-        machine=optional(folder / STATE / "machine.json"),
-        samples=load_file(samples) if samples.exists() else {},
-        citations=citations.read_text(encoding="utf-8") if citations.exists() else "",
-    )
+TITLES = {  # names as their papers write them; other names get a capital
+    **{name: name.upper() for name in ("dc", "dm", "dsa", "mtt", "idc", "idm", "kip", "rfad", "rded", "bptt", "rgm")},
+    "sre2l": "SRe2L", "frepo": "FRePo", "tesla": "TESLA", "datm": "DATM", "set": "Imported set",
+}  # fmt: skip
 
 
 def rows(files: Files) -> list[dict[str, Any]]:
@@ -93,6 +58,9 @@ def rows(files: Files) -> list[dict[str, Any]]:
             "accuracy_mean": float(values.mean()),
             "accuracy_std": float(values.std(ddof=1)) if several else None,
             "seeds": len(values),
+            "accuracies": {seed: float(line["accuracy"]) for seed, line in sorted(lines.items())},
+            "interval": _interval(values),
+            "wall_s": _mean([line["wall_s"] for line in lines.values() if line.get("wall_s") is not None]),
         })  # fmt: skip
     evaluated = files.config.get("evaluate", {})
     wanted = [evaluated.get("protocol"), *evaluated.get("archs", ()), *BASELINES]
@@ -106,6 +74,23 @@ def rows(files: Files) -> list[dict[str, Any]]:
     return sorted(found, key=place)
 
 
+def _interval(values: np.ndarray) -> tuple[float, float] | None:
+    """Student's 95 % interval of the mean, within [0, 1]: what repeating the seeds on this very set would vary."""
+    found = scores.t_interval(list(values))
+    return None if found is None else (max(0.0, found[0]), min(1.0, found[1]))
+
+
+def own_cell(files: Files) -> tuple[str, str, str, str] | None:
+    """Name, architecture, label source and protocol of the first row of the run's own set under its protocol."""
+    protocol = files.config.get("evaluate", {}).get("protocol")
+    own = (row for row in rows(files) if row["name"] not in BASELINES and row["protocol"] == protocol)
+    return next(((row["name"], row["arch"], row["label_source"], row["protocol"]) for row in own), None)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
 def summary(files: Files) -> dict[str, Any]:
     """The content of report.json: rows of the run's protocol only."""
     config, made = files.config, files.made
@@ -113,7 +98,7 @@ def summary(files: Files) -> dict[str, Any]:
     protocol = config.get("evaluate", {}).get("protocol")
     chosen = [row for row in rows(files) if row["protocol"] == protocol]
     common = ("arch", "label_source", "accuracy_mean", "accuracy_std", "seeds")
-    cost = files.cost or {}
+    cost, own = files.cost or {}, own_cell(files)
     return {
         "schema": SCHEMA,
         "dataset": dataset.get("card") or str(config["data"]["train"]),
@@ -122,7 +107,7 @@ def summary(files: Files) -> dict[str, Any]:
         "protocol": protocol,
         "results": [{k: r[k] for k in common} for r in chosen if r["name"] not in BASELINES],
         "baselines": [{k: r[k] for k in ("name", "budget", *common)} for r in chosen if r["name"] in BASELINES],
-        "scores": None,
+        "scores": scores.of(files.results, own) if own else None,
         "cost": {
             "wall_s": cost.get("wall_s", {}),
             "peak_memory_bytes": cost.get("peak_memory_bytes"),
@@ -133,20 +118,28 @@ def summary(files: Files) -> dict[str, Any]:
             "labels": stored_label_bytes(files),
             "projector": 0,
             "backbone_if_shipped": 0,
+            **({"zca": made.manifest()["bytes"]["zca"]} if made and made.zca else {}),
         },
     }
 
 
 def stored_label_bytes(files: Files) -> int | None:
-    """Bytes of the labels that go with the images: the stored soft ones, else the class indices."""
+    """Bytes of the labels that go with the images: the stored soft ones, else those of the set itself."""
     if files.labels is not None:
         return int(files.labels["bytes"])
-    return files.made.labels.nbytes if files.made else None
+    kept = files.made.manifest()["bytes"] if files.made else {}
+    return sum(count for name, count in kept.items() if name not in ("images", "zca")) if kept else None
 
 
 def method_name(files: Files) -> str:
     """``teddy``; of a user's class, ``path.py:Name``, the name in lower case."""
     return str(files.config["method"]["class"]).rsplit(":", 1)[-1].lower()
+
+
+def title(files: Files) -> str:
+    """The method's name as people write it."""
+    name = method_name(files)
+    return TITLES.get(name, name.capitalize())
 
 
 def percent(mean: float, std: float | None) -> str:
