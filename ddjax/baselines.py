@@ -13,6 +13,7 @@ random_same_bytes  random real images, hard labels, as many as the bytes of the 
 full_data          one network trained on all of the training set within a stated budget; kept in the shared cache
 """
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,7 @@ def full_data(
 
 
 def _train_on_all(trainer: teachers.Trainer, folder: Path, scratch: Path, tag: str, log) -> None:
-    net, data = trainer.net, trainer.data
+    net, data, mean, std = trainer.net, trainer.data, trainer.data.card.mean, trainer.data.card.std
     fold = watch(len(data.train), SNAPSHOTS)
 
     def fresh(at: tuple[int, ...] = ()) -> train.Member:
@@ -144,9 +145,8 @@ def _train_on_all(trainer: teachers.Trainer, folder: Path, scratch: Path, tag: s
         )  # fmt: skip
         spent = time.monotonic() - began
         kept = jax.tree.map(lambda a: a[0, : len(taken)], members.fold["snapshots"])
-        args = (data.card.mean, data.card.std)
-        right = survey.accuracy(net, members.params, members.state, data.test, *args, over=trainer.over)
-        early = survey.accuracy(net, *kept, data.val, *args, over=trainer.over)
+        right = survey.accuracy(net, members.params, members.state, data.test, mean, std, over=trainer.over)
+        early = survey.accuracy(net, kept[0], kept[1], data.val, mean, std, over=trainer.over)
         budget = {"epochs": epochs, "steps": steps, "images": len(data.train), "seconds": round(spent, 1)}
         budget |= {"optimiser": RECIPE.optimiser, "lr": RATE, "batch": trainer.batch}
         manifest = {
@@ -201,15 +201,18 @@ def rows(
     def real(index: np.ndarray) -> jax.Array:
         return jnp.asarray(data.train.gather(index))
 
+    @functools.cache
+    def space() -> np.ndarray:
+        return feature_space(trained, net, data)
+
     def coreset(name: str) -> Row:
-        space = feature_space(trained, net, data)
         if name == "kmeans":
-            index = select.kmeans(numpy_rng(seed, "kmeans"), space, labels, ipc)
+            index = select.kmeans(numpy_rng(seed, "kmeans"), space(), labels, ipc)
         else:
-            index = {"herding": select.herding, "kcenter": select.kcenter}[name](space, labels, ipc)
+            index = {"herding": select.herding, "kcenter": select.kcenter}[name](space(), labels, ipc)
         return Row(name, "hard", real(index), hard, budget={"features": "full_data" if trained else "pixels"})
 
-    random = random_images(data, ipc, seed)
+    random = random_images(data, ipc, seed) if {"random_hard", "random_soft"} & set(names) else own.images
     found = []
     for name in names:
         if name == "random_hard":

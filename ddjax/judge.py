@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddjax import baselines, config, estimate, evaluate, models, relabel, report
+from ddjax import baselines, config, estimate, evaluate, lineup, models, relabel, report
 from ddjax.cost import Cost
 from ddjax.data import Dataset, open_data
 from ddjax.errors import ConfigError, DataError, out_of_range
@@ -127,38 +127,29 @@ def view_plan(job: Job, images: int) -> relabel.Plan:
 def judge(
     job: Job, made: DistilledSet, own: evaluate.Row, *, soft: relabel.Pool | None, base: relabel.Pool | None
 ) -> None:
-    """RUN/results.jsonl: the set and the baselines, every architecture, all seeds."""
-    run, data = job.run, job.data
-    rule, wanted, every = protocol(run.evaluate.protocol), run.evaluate.baseline_names(), run.compute.checkpoint_every
-    plan, ipc = view_plan(job, len(made.labels)), len(made.labels) // len(made.class_names)
-    trained = None
-    if "full_data" in wanted:
-        net = job.net(run.evaluate.archs[0])
-        trained = baselines.full_data(
-            net,
-            data,
-            seed=run.seed,
-            over=job.over,
-            every=every,
-            cache=job.cache,
-            log=job.log,
-            precision=run.compute.precision,
-        )
-        line = baselines.full_data_line(trained, net.name, rule.id, run.seed)
-        cell = {k: line[k] for k in ("name", "arch", "label_source", "protocol")}
-        evaluate.write_cell(job.folder.results, cell, [line])
-    first = job.net(run.evaluate.archs[0])
-    rows = [own, *baselines.rows(wanted, own, soft, base, trained, first, data, ipc=ipc, seed=run.seed)]
+    """RUN/results.jsonl: the set and the baselines, every architecture, all seeds; then the further evaluations."""
+    run, every = job.run, job.run.compute.checkpoint_every
+    first = students(job, made, run.evaluate.archs[0], len(own.images))
+    rows = lineup.rows(job, made, own, first, soft=soft, base=base)
     for arch in run.evaluate.archs:
-        group = evaluate.students(job.net(arch), rule, plan, made.mean, made.std, over=job.over)
-        evaluate.announce(
-            group, rows, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results, every=every, log=job.log
-        )
-        for row in rows:
-            evaluate.evaluate_row(
-                group, row, data, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results,
-                scratch=job.folder.scratch("evaluate"), every=every, log=job.log,
+        for size, some in lineup.of_size(rows).items():
+            here = (arch, size) == (run.evaluate.archs[0], len(own.images))
+            group = first if here else students(job, made, arch, size)
+            evaluate.announce(
+                group, some, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results, every=every,
+                log=job.log,
             )  # fmt: skip
+            for row in some:
+                evaluate.evaluate_row(
+                    group, row, job.data, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results,
+                    scratch=job.folder.scratch("evaluate"), every=every, log=job.log,
+                )  # fmt: skip
+
+
+def students(job: Job, made: DistilledSet, arch: str, size: int) -> evaluate.Students:
+    """The programs of one architecture for rows of ``size`` images under the run's protocol."""
+    rule = protocol(job.run.evaluate.protocol)
+    return evaluate.students(job.net(arch), rule, view_plan(job, size), made.mean, made.std, over=job.over)
 
 
 def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
