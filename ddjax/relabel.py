@@ -77,7 +77,9 @@ def seen(plan: Plan, images: jax.Array, base: jax.Array, index: jax.Array, v: ja
     drawn = views.draw_view(
         jax.random.fold_in(base, v), plan.augment, index, v, image_size=(images.shape[1], images.shape[2])
     )
-    return views.apply_view(images[index], drawn), drawn
+    if plan.augment == Augment():
+        return images[index], drawn
+    return views.apply_view(images[index], drawn, augment=plan.augment), drawn
 
 
 class Hard:
@@ -167,7 +169,7 @@ def targets(
     """
     index, numbers, base = plan.index(), np.arange(plan.count, dtype=np.int32), plan.key()
     if isinstance(source, Hard):
-        if not plan.augment.cutmix:
+        if not plan.augment.mixes:
             return np.asarray(source.table, np.float16)[index]
         hard = jax.jit(lambda index, v: jax.lax.map(lambda i: hard_one(plan, source, images, base, *i), (index, v)))
         return np.asarray(hard(index, numbers), np.float16)
@@ -194,7 +196,7 @@ def save(folder: Path, name: str, plan: Plan, table: np.ndarray | None, images: 
     """Write RUN/labels: manifest.json, and the stored targets where the labels are soft."""
     about = {
         "schema": 1, "label_source": name, "images": images, "batch": plan.batch, "epochs": plan.epochs,
-        "views": plan.count * plan.batch, "augment": plan.augment._asdict(), "seed": plan.seed,
+        "views": plan.count * plan.batch, "augment": plan.augment.said(), "seed": plan.seed,
         "bytes": 4 * images if table is None else table.nbytes, "sha256": None,
     }  # fmt: skip
     with atomic_folder(folder) as out:
