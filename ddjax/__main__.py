@@ -8,7 +8,6 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ddjax.errors import ConfigError, DdjaxError, Interrupted, choice
 
@@ -37,15 +36,15 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 
 def _report(argv: Sequence[str]) -> int:
-    if len(argv) != 1 or argv[0].startswith("-"):
-        print("usage: ddjax report RUN\n\nWrites RUN/report.html and RUN/report.json again.")
-        return 0 if _asks_help(argv) else 2
-    from ddjax.report import write
+    from ddjax.leaderboard import main
 
-    if not (Path(argv[0]) / "config.json").is_file():
-        raise ConfigError(f"RUN = {argv[0]!r} holds no config.json; allowed: the folder of a run (see --workdir).")
-    print(write(argv[0]))
-    return 0
+    return main(argv)
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    from ddjax.sweep import main
+
+    return main(argv)
 
 
 def _data(argv: Sequence[str]) -> int:

@@ -144,7 +144,7 @@ def shown_rows(files: Files) -> list[dict[str, Any]]:
         found.append(row | {
             "own": own,
             "title": title(files) if own else BASELINES[row["name"]],
-            "note": ", ".join(spend(n, budget[n]) for n in sorted(budget, key=_spending)),
+            "note": ", ".join(spend(n, budget[n]) for n in sorted(budget, key=spending)),
             "percent": percent(row["accuracy_mean"], row["accuracy_std"]),
             "at": round(100 * row["accuracy_mean"], 2),
             "low": round(100 * low, 2),
@@ -153,7 +153,8 @@ def shown_rows(files: Files) -> list[dict[str, Any]]:
     return found
 
 
-def _spending(name: str) -> tuple[int, str]:
+def spending(name: str) -> tuple[int, str]:
+    """The order in which the entries of a budget are told."""
     first = ("epochs", "steps", "images", "seconds")
     return (first.index(name) if name in first else len(first), name)
 
