@@ -55,6 +55,7 @@ def import_set(
     settle = whitened.settle if wanted.zca else spaces.settle
     space = settle(raw, images, wanted, known, train, constants)
     said |= space.said
+    said["notes"] = _notes(said, wanted)
     return DistilledSet(
         images=space.images,
         labels=labels,
@@ -105,6 +106,23 @@ def _is_tree(path: Path) -> bool:
     if path.is_dir():
         return not any(entry.is_file() and entry.suffix in layouts.ENDINGS for entry in path.iterdir())
     return path.name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
+
+
+def _notes(said: dict[str, Any], preset: Preset) -> list[str]:
+    """What a user of the set has to know and may not expect, in sentences."""
+    notes = [said["note"]] if "note" in said else []
+    if said["constants"].startswith("unknown"):
+        notes.append(
+            "the channel mean and std of the images are not known, so they are kept as networks saw them (mean 0, "
+            "std 1), and real test images will not match; say --dataset, --mean and --std, or --data.train"
+        )
+    if said.get("sets", 1) > 1:
+        notes.append(f"set {said['index']} of {said['sets']} (--index)")
+    if said["labels"].startswith("targets"):
+        notes.append(
+            "the labels are targets of a regression, not logits: protocols with squared error take them as they are"
+        )
+    return [f"{preset.name}: {note}." for note in notes]
 
 
 def _rate(raw: Raw) -> float | None:
