@@ -21,10 +21,10 @@ from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
 from ddjax.kernels.pool import default_how
 from ddjax.log import Log
 from ddjax.mesh import Spread
-from ddjax.protocols import protocol
+from ddjax.protocols import Protocol, protocol
 from ddjax.rundir import RunDir, is_empty, stoppable
 from ddjax.synset import DistilledSet
-from ddjax.types import Net
+from ddjax.types import Augment, Net
 
 
 class Job(NamedTuple):
@@ -43,10 +43,10 @@ class Job(NamedTuple):
         return build_net(self.run, self.data, arch)
 
 
-def build_net(run: Any, data: Dataset, arch: str) -> Net:
-    """The network called ``arch`` for the images of ``data``; ConfigError where it does not suit them."""
+def build_net(run: Any, data: Dataset, arch: str, classes: int | None = None) -> Net:
+    """The network called ``arch`` for the images and classes of ``data``; ConfigError where it does not suit them."""
     return models.build(
-        arch, image_shape=data.train.shape, classes=len(data.class_names), conv=run.compute.conv,
+        arch, image_shape=data.train.shape, classes=classes or len(data.class_names), conv=run.compute.conv,
         dtype=run.compute.precision,
     )  # fmt: skip
 
@@ -86,7 +86,7 @@ def one_network(run: Any, data: Dataset) -> int:
     archs, batches = set(run.evaluate.archs), [baselines.BATCH, protocol(run.evaluate.protocol).max_batch]
     if isinstance(run, config.Run):
         archs.add(run.teacher.arch)
-        batches.append(run.teacher.batch)
+        batches.append(run.teacher.batch or 0)
     return max(estimate.alone(build_net(run, data, arch), max(batches)) for arch in archs)
 
 
@@ -144,12 +144,25 @@ def judge(
                     group, row, job.data, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results,
                     scratch=job.folder.scratch("evaluate"), every=every, log=job.log,
                 )  # fmt: skip
+    if run.evaluate.further:
+        from ddjax import further  # which stands on this module
+
+        further.run(job, made, rows, soft=soft)
 
 
-def students(job: Job, made: DistilledSet, arch: str, size: int) -> evaluate.Students:
-    """The programs of one architecture for rows of ``size`` images under the run's protocol."""
-    rule = protocol(job.run.evaluate.protocol)
-    return evaluate.students(job.net(arch), rule, view_plan(job, size), made.mean, made.std, over=job.over)
+def students(
+    job: Job, made: DistilledSet, arch: str, size: int, *, classes: int | None = None, rule: Protocol | None = None,
+    plain: bool = False,
+) -> evaluate.Students:  # fmt: skip
+    """The programs of one architecture for rows of ``size`` images under the run's protocol.
+
+    For further evaluations: another number of ``classes``, another ``rule``, ``plain`` for no augmentation.
+    """
+    net = build_net(job.run, job.data, arch, classes)
+    plan = view_plan(job, size)
+    plan = plan._replace(augment=Augment()) if plain else plan
+    rule = rule or protocol(job.run.evaluate.protocol)
+    return evaluate.students(net, rule, plan, made.mean, made.std, over=job.over)
 
 
 def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
@@ -173,13 +186,13 @@ def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> Non
     """Baselines hold as many real images of each class as the set does: equal numbers, and no more than there are."""
     for arch in asked.evaluate.archs:
         build_net(asked, data, arch)
-    if not asked.evaluate.baseline_names():
+    if not (asked.evaluate.baseline_names() or asked.evaluate.further):
         return
     counts = np.bincount(made.labels, minlength=len(made.class_names))
     if counts.min() != counts.max():
         raise DataError(
             f"set = {asked.set!r} has {counts.min()} to {counts.max()} images per class; the baselines need equal "
-            "numbers. Allowed: --evaluate.baselines none."
+            "numbers. Allowed: --evaluate.baselines none, and no --evaluate.further."
         )
     check_ipc(int(counts.max()), data)
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from ddjax import baselines, early, evaluate, relabel
 from ddjax.baselines import FullData
 from ddjax.protocols import protocol
@@ -60,3 +62,19 @@ def of_size(found: list[evaluate.Row]) -> dict[int, list[evaluate.Row]]:
     """The rows by how many images they have, in order: those of one size share their students' programs."""
     sizes = dict.fromkeys(row.images.shape[0] for row in found)
     return {int(size): [row for row in found if row.images.shape[0] == size] for size in sizes}
+
+
+def counterpart(job: Any, found: list[evaluate.Row], soft: Any) -> evaluate.Row:
+    """Random real images as many as the set's, with labels of its source; a set that brings no teacher: full_data's."""
+    own, data = found[0], job.data
+    name = "random_hard" if own.label_source == "hard" else "random_soft"
+    for row in found:
+        if row.name == name:
+            return row
+    ipc, classes = len(own.images) // len(data.class_names), len(data.class_names)
+    images = baselines.random_images(data, ipc, job.run.seed)
+    if name == "random_hard":
+        labels = relabel.Hard(np.repeat(np.arange(classes, dtype=np.int32), ipc), classes)
+        return evaluate.Row(name, "hard", images, labels)
+    soft = soft or shared_labels(job, shared_teacher(job))
+    return evaluate.Row(name, soft.name, images, soft)

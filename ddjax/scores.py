@@ -146,27 +146,39 @@ def counterpart(found: Mapping[Cell, Seeds], own: Cell) -> Cell | None:
 def of(lines: Iterable[Mapping[str, Any]], own: Cell) -> dict[str, Any] | None:
     """``{"lrs", "ars", …}`` of the set whose rows are ``own``; a score without its rows is None; None without any.
 
-    LRS needs the set with hard labels, its random counterpart and ``full_data``; ARS needs the set and its
-    counterpart also under the same protocol without augmentation (id + ``PLAIN``).
+    LRS needs the set with hard labels, its random counterpart and ``full_data``; ARS needs the set and its counterpart
+    also under the same protocol without augmentation (id + ``PLAIN``), with the set's labels or else with hard ones.
     """
     found = cells(lines)
-    other = counterpart(found, own)
-    if own not in found or other is None:
-        return None
     name, arch, _, protocol = own
-    full, hard = ("full_data", arch, "hard", protocol), (name, arch, "hard", protocol)
-    plain = [(*cell[:3], protocol + PLAIN) for cell in (own, other)]
-    needed = {"lrs": (lrs, [full, hard, own, other]), "ars": (ars, [own, other, *plain])}
-    scores: dict[str, Any] = {"level": LEVEL, "weight": 0.5, "random": {"name": other[0], "label_source": other[2]}}
-    for score, (formula, rows) in needed.items():
-        seeds = [found[cell] for cell in rows if cell in found]
-        whole = len(seeds) == len(rows)
-        means = [float(np.mean(list(row.values()))) for row in seeds]
-        scores[score] = float(formula(*means)) if whole else None
-        scores[f"{score}_interval"] = bootstrap(formula, seeds) if whole else None
-        if whole and score == "lrs":
-            scores |= {"hlr": means[0] - means[1], "ior": means[2] - means[3], "full_data_seeds": len(seeds[0])}
+    other, hard = counterpart(found, own), (name, arch, "hard", protocol)
+    four = [("full_data", arch, "hard", protocol), hard, own, *([other] if other else [])]
+    scores: dict[str, Any] = {"level": LEVEL, "weight": 0.5}
+    scores |= _score("lrs", lrs, [found.get(cell) for cell in four] if other else [None])
+    if other and scores["lrs"] is not None:
+        scores["random"] = {"name": other[0], "label_source": other[2]}
+        means = [_mean(found[cell]) for cell in four]
+        scores |= {"hlr": means[0] - means[1], "ior": means[2] - means[3], "full_data_seeds": len(found[four[0]])}
+    for cell in dict.fromkeys((own, hard)):
+        pair = [cell, counterpart(found, cell)]
+        rows = [found.get(c and (*c[:3], c[3] + end)) for end in ("", PLAIN) for c in pair]
+        scores |= _score("ars", ars, rows)
+        if scores["ars"] is not None:
+            scores["ars_labels"] = cell[2]
+            break
     return scores if scores["lrs"] is not None or scores["ars"] is not None else None
+
+
+def _score(name: str, formula: Callable[..., Any], rows: Sequence[Seeds | None]) -> dict[str, Any]:
+    """A score of the rows' means with its bootstrap interval; None where a row is not there."""
+    there = [row for row in rows if row]
+    if len(there) < len(rows):
+        return {name: None, f"{name}_interval": None}
+    return {name: float(formula(*map(_mean, there))), f"{name}_interval": bootstrap(formula, there)}
+
+
+def _mean(row: Seeds) -> float:
+    return float(np.mean(list(row.values())))
 
 
 def differences(lines: Iterable[Mapping[str, Any]], own: Cell) -> list[dict[str, Any]]:
