@@ -24,6 +24,8 @@ SMALL = 16 << 20  # below this any ratio will do
 DEFLATE = 1032  # the most that one byte of deflate can stand for
 HEADER = 1 << 16
 NPY = b"\x93NUMPY"
+# What a damaged zip raises, an offset that no file has (OSError) among it.
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, OverflowError, ValueError, struct.error)
 
 
 class Zipped:
@@ -34,7 +36,7 @@ class Zipped:
         try:
             with zipfile.ZipFile(path) as archive:
                 infos = archive.infolist()
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
+        except DAMAGE as error:
             raise DataError(f"{where}: not a zip file, or a truncated one ({error}).") from error
         self.infos = {info.filename: info for info in infos}
         if len(self.infos) < len(infos):
@@ -71,7 +73,7 @@ class Zipped:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(info) as stream:
                 data = stream.read(info.file_size + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, struct.error) as error:
+        except DAMAGE as error:
             raise DataError(f"{self.where}: {name}: damaged ({error}).") from error
         if len(data) != info.file_size:
             raise DataError(f"{self.where}: {name}: declares {info.file_size} bytes, holds {len(data)}.")

@@ -43,6 +43,8 @@ def import_set(
     """
     wanted, known = preset_called(preset), card_called(card, argument="--dataset") if card else None
     names = _names(class_names, known)
+    if not str(src).strip() or "\0" in str(src):
+        raise ConfigError(f"SRC = {str(src)!r}; allowed: a file, a folder, or images.pt,labels.pt,lr.pt.")
     if index is not None and wanted.name != "vico":
         raise ConfigError(f"--index = {index}: only --preset vico holds several sets in a file.")
     raw, names = _read(str(src), wanted, known, names, names if class_names is not None else None, index)

@@ -139,10 +139,11 @@ def check_signed(where: str, images: np.ndarray, preset: Preset) -> None:
     low, high = float(images.min()), float(images.max())
     said = f"{where}: values run from {low:.4g} to {high:.4g} ({images.dtype})"
     if images.dtype.kind not in "f" or low >= 0:
-        scale, use = ("0..255", "pixels-255") if high > 1.001 else ("0..1", "pixels-1")
+        scale, use = ("0..1", "pixels-1") if high <= 1.001 else ("0..255", "pixels-255")
+        like = f"look like pixels {scale}" if high <= 1.001 or high > 20 else "are all of one sign, as pixels are"
         raise DataError(
-            f"{said}, which look like pixels {scale}; --preset {preset.name} states {preset.space} ones, on both sides "
-            f"of 0. Nearest: --preset {use}."
+            f"{said}, which {like}; --preset {preset.name} states {preset.space} ones, on both sides of 0. "
+            f"Nearest: --preset {use}."
         )
     if max(-low, high) > FAR:
         raise DataError(f"{said}; --preset {preset.name} states {preset.space} ones, allowed: within {FAR} of 0.")
