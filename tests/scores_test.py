@@ -124,6 +124,18 @@ def test_scores_are_made_from_the_rows_they_name():
     assert scores.of(more, OWN)["ars"] == pytest.approx(scores.scale(0.5 * 0.05 + 0.5 * 0.1))
 
 
+def test_the_augmentation_score_falls_back_on_hard_labels():
+    """Labels stored for augmented views cannot be made for plain ones; the score says whose it is."""
+    plain = "ddjax-1" + scores.PLAIN
+    more = (
+        run() + lines("dm", "hard", 0.5, 0.5, protocol=plain) + lines("random_hard", "hard", 0.4, 0.4, protocol=plain)
+    )
+    found = scores.of(more, OWN)
+    assert found["ars"] == pytest.approx(scores.scale(0.5 * 0.2 + 0.5 * 0.1)) and found["ars_labels"] == "hard"
+    only = scores.of([x for x in more if x["name"] != "random_soft"], OWN)
+    assert only["lrs"] is None and only["ars"] == found["ars"]
+
+
 def test_a_set_with_hard_labels_stands_against_random_hard():
     found = scores.of(run(), ("dm", "convnet3", "hard", "ddjax-1"))
     assert (found["ior"], found["hlr"]) == (pytest.approx(0.2), pytest.approx(0.3))
