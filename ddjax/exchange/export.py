@@ -1,6 +1,6 @@
 """A set in the layouts that others read: image folder, npz, Hugging Face directory, webdataset tar, torch file.
 
-    folder      OUT/CLASS/NUMBER.png, classes.txt (label order), manifest.json (a copy), label_logits.npy
+    folder      OUT/CLASS/NUMBER.png, classes.txt (label order), manifest.json (a copy), label_logits.safetensors
     npz         OUT: images, labels, class_names, mean, std, space, label_logits, learned_lr, zca_*, manifest
     hf          OUT/README.md, data/train-00000-of-00001.parquet: what datasets.load_dataset(OUT) reads
     webdataset  OUT: NUMBER.png, NUMBER.cls, NUMBER.json each image; OUT.manifest.json beside it (a copy)
@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from safetensors.numpy import save
 
 from ddjax.errors import ConfigError, choice
 from ddjax.exchange import hub, tarball, torchfile_out
@@ -27,10 +28,11 @@ from ddjax.rundir import is_empty
 from ddjax.setcheck import MANIFEST
 from ddjax.synset import DistilledSet
 
+SOFT = "label_logits.safetensors"
 NAMES = {"npz": "set.npz", "webdataset": "set.tar", "torch": "set.pt"}  # of a file in a folder that is there
 EPOCH = (1980, 1, 1, 0, 0, 0)
 LONGEST = 200  # bytes of a class folder's name
-TAKEN = ("manifest.json", "classes.txt", "label_logits.npy", "thumbs.db", "desktop.ini", "__macosx")
+TAKEN = (MANIFEST, "classes.txt", SOFT, "thumbs.db", "desktop.ini", "__macosx")
 DEVICES = {"con", "prn", "aux", "nul", *(f"{kind}{i}" for kind in ("com", "lpt") for i in range(1, 10))}
 
 
@@ -80,7 +82,7 @@ def folder(made: DistilledSet, out: Path) -> list[str]:
     if np.any(np.diff(made.labels) < 0):
         notes.append("readers see the images class by class; a file's number is its position in the set.")
     if made.soft:
-        notes.append("label_logits.npy holds the soft labels, a row for each file's number; folders are hard labels.")
+        notes.append(f"{SOFT} holds the soft labels, a row for each file's number; folders are hard labels.")
     about = copy_of_manifest(made, "folder", notes, class_folders=list(names))
     with atomic_folder(out) as place:
         for label in np.unique(made.labels):
@@ -88,7 +90,7 @@ def folder(made: DistilledSet, out: Path) -> list[str]:
         for i, (image, label) in enumerate(zip(kept.images, made.labels, strict=True)):
             (place / names[label] / f"{i:0{width}d}.png").write_bytes(png(image))
         if made.label_logits is not None:
-            (place / "label_logits.npy").write_bytes(npy(made.label_logits))
+            (place / SOFT).write_bytes(save({"label_logits": made.label_logits}))
         (place / "classes.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         (place / MANIFEST).write_bytes(about)
     return notes
@@ -106,7 +108,7 @@ def folder_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
             safe = f"{safe[:-1]}%{ord(safe[-1]):02X}"
         device = safe.partition(".")[0].lower() in DEVICES
         if not safe or device or safe.lower() in taken or len(safe.encode()) > LONGEST:
-            safe = f"{safe[: LONGEST // 8]}%{label:06d}"
+            safe = f"%{label:06d} {safe[: LONGEST // 8]}".rstrip(". ")
         taken.add(safe.lower())
         found.append(safe)
     return tuple(found)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load
 
 from ddjax import schema
 from ddjax.data.archives import Members, open_folder, open_tar
@@ -17,8 +19,9 @@ from ddjax.data.base import Undecodable, listing
 from ddjax.data.decode import decode
 from ddjax.data.sources import open_source
 from ddjax.data.torchfile import read_pt
-from ddjax.data.zipped import npy, npz
+from ddjax.data.zipped import npz
 from ddjax.errors import DataError
+from ddjax.exchange.export import SOFT
 from ddjax.files import content_hash
 from ddjax.setcheck import MANIFEST, SCHEMA
 from ddjax.synset import ABOUT, EXTRA, DistilledSet
@@ -71,6 +74,8 @@ def _made(about: dict[str, Any], where: str, images: np.ndarray, labels: np.ndar
     if list(images.shape) != about["shape"]:
         raise DataError(f"{where}: {MANIFEST} says shape {about['shape']}, the images have {list(images.shape)}.")
     meta = {name: about[name] for name in ABOUT} | {name: about[name] for name in EXTRA if name in about}
+    if "label_logits" in about["bytes"] and not isinstance(learned["label_logits"], np.ndarray):
+        raise DataError(f"{where}: holds no label_logits, of which {MANIFEST} tells.")
     if "learned_lr" in about["export"]:
         learned.setdefault("learned_lr", about["export"]["learned_lr"])
     return DistilledSet(
@@ -162,9 +167,13 @@ def _folder(path: Path, about: dict[str, Any], where: str) -> DistilledSet:
     if strange:
         raise DataError(f"{where}: {len(strange)} class folders that {MANIFEST} does not name: {listing(strange)}.")
     labels = np.array([folders.index(name) for name in names], np.int32)
-    logits = members.find("label_logits.npy")
-    learned = None if logits is None else npy(logits, f"{where}: label_logits.npy")
-    return _made(about, where, _pixels(members, rows, where), labels, label_logits=learned)
+    logits = None
+    if "label_logits" in about["bytes"]:
+        try:
+            logits = load(members.find(SOFT) or b"").get("label_logits")
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise DataError(f"{where}: {SOFT} is no safetensors file: {error}.") from None
+    return _made(about, where, _pixels(members, rows, where), labels, label_logits=logits)
 
 
 def _tar(path: Path, about: dict[str, Any], where: str) -> DistilledSet:
