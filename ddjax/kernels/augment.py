@@ -294,6 +294,12 @@ def apply_view(
     return jax.lax.cond(mixed, _cutmix, lambda same, _: same, images, view)
 
 
+def unmixed(images: Float[Array, "B H W D"], view: View, augment: Augment) -> Float[Array, "B H W D"]:
+    """The images of a view before CutMix or MixUp."""
+    view = view._replace(mix_box=jnp.zeros_like(view.mix_box))
+    return apply_view(images, view, augment=augment._replace(cutmix=0.0, mixup=0.0))
+
+
 def mix_labels(targets: Float[Array, "B C"], view: View) -> Float[Array, "B C"]:
     """Targets of a view: lambda y_b + (1 - lambda) y_partner, lambda the share that stayed."""
     share = view.mix_lambda.astype(targets.dtype)[:, None]
