@@ -18,6 +18,7 @@ from ddjax.errors import ConfigError
 from ddjax.kernels.pool import default_how
 from ddjax.methods import Context
 from ddjax.protocols import protocol
+from ddjax.tally import size
 from ddjax.types import Net, Tree
 
 FACTOR = 1.3

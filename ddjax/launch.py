@@ -9,7 +9,7 @@ mechanism. Everything that can be refused is refused before a device is touched.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -208,14 +208,17 @@ def finish(job: Job) -> None:
     job.log.say(f"report: {page}")
 
 
-def start(run: config.Run, launch: config.Launch) -> int:
-    """Carry out a run; returns the exit code."""
-    if launch.check:
-        found = estimate.check(run)
-        print(to_json(found), end="")
-        print(estimate.sentence(found), file=sys.stderr)
-        return 0 if found["fits"] else 2
-    folder = Path(run.workdir) if run.workdir else rundir.default_folder(run.name)
+class Admitted(NamedTuple):
+    """A run that may start: its folder, its configuration as it is stored, its data, and the stages left to do."""
+
+    folder: rundir.RunDir
+    written: dict[str, Any]
+    data: Dataset
+    left: list[str]
+
+
+def admit(run: config.Run, launch: config.Launch, folder: Path, data: Dataset | None = None) -> Admitted:
+    """Refuse all that can be refused before a device is touched or a file is written; ``data``: opened before."""
     written = config.to_json(run)
     claimed = rundir.claim(folder, written, resume=launch.resume, overwrite=launch.overwrite, only=launch.only)
     if set(launch.only) == {"report"} and not claimed.results.exists():
@@ -224,10 +227,22 @@ def start(run: config.Run, launch: config.Launch) -> int:
         )
     rundir.check_writable(folder, "--workdir")
     rundir.check_writable(run.compute.cache_folder(), "compute.cache")
-    data = open_data(run.data, run.seed)
+    data = data or open_data(run.data, run.seed)
     check(run, data)
-    if not launch.overwrite:
-        stages_left(claimed, stage_tags(run, data), launch.only)
+    tags = stage_tags(run, data)
+    left = list(tags) if launch.overwrite else stages_left(claimed, tags, launch.only)
+    return Admitted(claimed, written, data, left)
+
+
+def start(run: config.Run, launch: config.Launch) -> int:
+    """Carry out a run; returns the exit code."""
+    if launch.check:
+        found = estimate.check(run)
+        print(to_json(found), end="")
+        print(estimate.sentence(found), file=sys.stderr)
+        return 0 if found["fits"] else 2
+    folder = Path(run.workdir) if run.workdir else rundir.default_folder(run.name)
+    claimed, written, data, _ = admit(run, launch, folder)
     with rundir.stoppable(), locked(folder, wait=False):
         if launch.overwrite:
             rundir.empty(folder)
