@@ -65,6 +65,19 @@ class Line(NamedTuple):
         return list({run.number: run for number in self.numbers for run in number.runs}.values())
 
     @property
+    def privacy(self) -> float | None:
+        """Highest area under the ROC curve of a membership attack on students of this line; 0.5 is a guess."""
+        found = []
+        for number in self.numbers:
+            asked = {"full_data": "all real images"}.get(number.row["name"], number.row["name"])
+            for run in number.runs:
+                attacked = run.files.further.get("privacy", {})
+                same = all(attacked.get(k) == number.row[k] for k in ("arch", "protocol"))
+                at = attacked["columns"].index("AUC") if same and "AUC" in attacked["columns"] else None
+                found += [row[at] for row in attacked["rows"] if row[0] == asked] if at is not None else []
+        return max((value for value in found if isinstance(value, int | float)), default=None)
+
+    @property
     def best(self) -> float:
         """The higher mean."""
         return max(number.mean for number in self.numbers)
@@ -200,9 +213,18 @@ def sections(runs: Sequence[Run]) -> list[Section]:
         key = (dataset(run.files), variant(run.files), run.report["ipc"])
         protocols = places.setdefault(key, {})
         for row in rows(run.files):
-            lines = protocols.setdefault(row["protocol"], {}).setdefault(row["arch"], {})
+            lines = protocols.setdefault(protocol_of(run, row), {}).setdefault(row["arch"], {})
             add(lines.setdefault(line_key(run, row), []), Number((run,), row, bytes_of(run.files, row)))
     return [Section(*key, [table(*part) for part in sorted(places[key].items())]) for key in sorted(places)]
+
+
+def protocol_of(run: Run, row: Mapping[str, Any]) -> str:
+    """The id of a row's protocol; of a modified one with what was changed, else with the run that knows it."""
+    name = row["protocol"]
+    if "+modified" not in name:
+        return name
+    words = run.files.config["evaluate"].get("modify") or ()
+    return f"{name} ({' '.join(map(str, words)) or f'in {run.name}'})"
 
 
 def table(protocol: str, archs: Mapping[str, Mapping[Any, list[Number]]]) -> Table:

@@ -31,6 +31,7 @@ CAPTION = (
     "and labels. One table holds one protocol. A number links to its records. All training images have a budget of "
     "their own."
 )
+ON_TEST = "Reports, as published, the best of several looks at the test split: optimistic."
 USAGE = """usage: ddjax report RUN                       write RUN/report.html and RUN/report.json again
        ddjax report RUN RUN … [--out DIR]     compare runs and judged sets: leaderboard.html, leaderboard.md
        ddjax report DIR [--out DIR]           the same for every run below a folder
@@ -83,11 +84,13 @@ def making(run: Run) -> float | None:
 
 
 def source(run: Run) -> str:
-    """Where an imported set came from, as its manifest says; empty for a set made here."""
-    found = (run.files.made.meta.get("source") if run.files.made else None) or {}
+    """Where an imported set came from: ``preset mtt: images.pt, labels.pt``; empty for a set made here."""
+    found = run.files.made.meta.get("source") if run.files.made else None
     if not isinstance(found, dict):
-        return str(found)
-    return ", ".join(f"{k} {v}" for k, v in found.items() if isinstance(v, str | int | float) and len(str(v)) < 60)
+        return str(found or "")
+    files = [str(file.get("name")) for file in found.get("files") or () if isinstance(file, dict)]
+    more = [f"and {len(files) - 3} more"] if len(files) > 3 else []
+    return ": ".join(filter(None, (f"preset {found.get('preset')}", ", ".join([*files[:3], *more]))))
 
 
 def line(found: Line, where: Sequence[str], several: bool, out: Path) -> dict[str, Any]:
@@ -108,6 +111,7 @@ def line(found: Line, where: Sequence[str], several: bool, out: Path) -> dict[st
         "own": found.own, "title": found.title, "note": ", ".join(notes), "runs": found.runs,
         "hard": number(found.hard, out), "soft": number(found.soft, out), "seconds": seconds, "peak": peak,
         "making": None if seconds is None else duration(seconds),
+        "privacy": None if found.privacy is None else f"{found.privacy:.3f}",
         "words": " ".join([found.title, kind, *where, *sources, *names, *notes]).lower(),
     }  # fmt: skip
 
@@ -127,7 +131,10 @@ def tables(runs: Sequence[Run], out: Path) -> list[dict[str, Any]]:
         for table in section.tables:
             where = (heading(section), f"ipc{section.ipc}", table.protocol)
             groups = [(a, [line(one, (*where, a), several, out) for one in lines]) for a, lines in table.groups]
-            shown.append({"protocol": table.protocol, "groups": groups})
+            lines = [one for _, each in groups for one in each]
+            on_test = any(number.row["on_test"] for _, each in table.groups for one in each for number in one.numbers)
+            private = any(one["privacy"] for one in lines)
+            shown.append({"protocol": table.protocol, "groups": groups, "on_test": on_test, "private": private})
         made.append({"title": heading(section), "tables": shown})
     return made
 
@@ -147,6 +154,7 @@ def about(run: Run, out: Path) -> dict[str, Any]:
     facts += [("machine", str(report.machine(files.machine)))] if files.machine else []
     facts += [(f"stored {name}", size(count)) for name, count in run.report["bytes"].items() if count]
     facts += [("source", origin)] if origin else []
+    facts += [("note", note) for note in report.source_notes(files)]
     names = {name: run.folder / name for name in ("results.jsonl", "config.json", "report.html")}
     return {
         "number": run.number, "name": run.name, "title": title(files), "facts": facts, "images": strip(run),
@@ -183,7 +191,7 @@ def page(runs: Sequence[Run], out: Path, left_out: Sequence[str] = ()) -> str:
     """The whole of leaderboard.html; ``left_out``: sentences on runs that are not in it."""
     script = (Path(__file__).parent / "leaderboard.js").read_text(encoding="utf-8")
     return report.render(
-        "leaderboard.html.j2", script, caption=CAPTION, sections=tables(runs, out),
+        "leaderboard.html.j2", script, caption=CAPTION, on_test=ON_TEST, sections=tables(runs, out),
         runs=[about(run, out) for run in runs], citations=citations(runs), left_out=left_out,
     )  # fmt: skip
 
@@ -211,18 +219,19 @@ def linked(found: Mapping[str, Any] | None) -> str:
 
 def markdown(runs: Sequence[Run], out: Path, left_out: Sequence[str] = ()) -> str:
     """The whole of leaderboard.md: the same tables, the runs with their files, the references."""
-    head = ["set or baseline", "network", "hard labels, %", "soft labels, %", "made in", "runs"]
+    head = ["set or baseline", "network", "hard labels, %", "soft labels, %", "made in", "attack AUC", "runs"]
     text = ["# Leaderboard", "", CAPTION, ""]
     for section in tables(runs, out):
         text += [f"## {plain(section['title'])}", ""]
         for found in section["tables"]:
-            text += [f"### Protocol {plain(found['protocol'])}", "", table_row(head), table_row(["---"] * len(head))]
+            text += [f"### Protocol {plain(found['protocol'])}", "", *([ON_TEST, ""] if found["on_test"] else [])]
+            text += [table_row(head), table_row(["---"] * len(head))]
             for arch, one in ((arch, one) for arch, lines in found["groups"] for one in lines):
                 name = f"**{plain(one['title'])}**" if one["own"] else plain(one["title"])
                 note = f" ({plain(one['note'])})" if one["note"] else ""
                 behind = ", ".join(f"[{plain(run.name)}](#run-{run.number})" for run in one["runs"])
                 values = (name + note, plain(arch), linked(one["hard"]), linked(one["soft"]), one["making"] or "–")
-                text.append(table_row((*values, behind)))
+                text.append(table_row((*values, one["privacy"] or "–", behind)))
             text.append("")
     text += ["## Runs", ""]
     for run in (about(run, out) for run in runs):

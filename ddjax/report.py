@@ -194,6 +194,13 @@ def tiles(files: Files, found: Sequence[Mapping[str, Any]]) -> list[dict[str, st
     return made
 
 
+def source_notes(files: Files) -> list[str]:
+    """What the manifest of an imported set tells its user, in sentences without the full stop."""
+    found = files.made.meta.get("source") if files.made else None
+    notes = found.get("notes") if isinstance(found, dict) else None
+    return [str(note).removesuffix(".") for note in notes] if isinstance(notes, list) else []
+
+
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     """A configuration as dotted names and values."""
     if isinstance(value, dict) and value:
@@ -329,7 +336,7 @@ def page(files: Files) -> str:
         classes=len(files.made.class_names) if files.made else None,
         images=len(files.made) if files.made else None,
         source=files.made.meta.get("label_source") if files.made else None,
-        notes=dataset.get("notes") or [],
+        notes=[*(dataset.get("notes") or []), *source_notes(files)],
         licence=files.made.manifest()["licence"] if files.made else None,
         tiles=tiles(files, found),
         rows=found,

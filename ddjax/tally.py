@@ -30,7 +30,7 @@ BASELINES = {
 }
 TITLES = {  # names as their papers write them; other names get a capital
     **{name: name.upper() for name in ("dc", "dm", "dsa", "mtt", "idc", "idm", "kip", "rfad", "rded", "bptt", "rgm")},
-    "sre2l": "SRe2L", "frepo": "FRePo", "tesla": "TESLA", "datm": "DATM", "set": "Imported set",
+    "sre2l": "SRe2L", "frepo": "FRePo", "tesla": "TESLA", "datm": "DATM", "set": "Set",
 }  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def rows(files: Files) -> list[dict[str, Any]]:
             "seeds": len(values),
             "accuracies": {seed: float(line["accuracy"]) for seed, line in sorted(lines.items())},
             "interval": _interval(values),
+            "on_test": any(line.get("selected_on") == "test" for line in lines.values()),
             "wall_s": _mean([line["wall_s"] for line in lines.values() if line.get("wall_s") is not None]),
         })  # fmt: skip
     evaluated = files.config.get("evaluate", {})
@@ -137,8 +138,10 @@ def method_name(files: Files) -> str:
 
 
 def title(files: Files) -> str:
-    """The method's name as people write it."""
+    """The method's name as people write it; of a set that others made, that it was imported."""
     name = method_name(files)
+    if files.config["method"].get("imported"):
+        return f"{TITLES.get(name.removesuffix('-zca'), 'Set')}, imported"
     return TITLES.get(name, name.capitalize())
 
 

@@ -139,8 +139,10 @@ def make_run(folder: Path, name: str, ipc: int, base: float) -> Path:
         "evaluate": {"protocol": "ddjax-1", "archs": ["convnet3", "mlp"], "seeds": 2},
     }  # fmt: skip
     wide = {"columns": [f"a wide column {i}" for i in range(12)], "rows": [[i / 7 for i in range(12)]], "note": "wide"}
+    asked = {"columns": ["trained on", "AUC"], "rows": [[name, 0.625]], "arch": "mlp", "protocol": "P-DC"}
     cost = {"schema": 1, "wall_s": {"distill": 60.0 * ipc, "evaluate": 9.0}, "peak_memory_bytes": 5, "compile_s": 2.0}
-    for file, content in {"config.json": config, "further.json": {"schema": 1, "nas": wide}, "cost.json": cost}.items():
+    further = {"schema": 1, "nas": wide, "privacy": asked}
+    for file, content in {"config.json": config, "further.json": further, "cost.json": cost}.items():
         (folder / file).write_text(json.dumps(content))
     (folder / "citations.bib").write_text("@misc{a, title={" + "long" * 60 + "}}\n")
     for step in range(5):

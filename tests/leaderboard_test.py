@@ -131,6 +131,56 @@ def test_the_data_is_known_by_its_card(data, meta, name, tmp_path):
     assert not problems and board.sections(runs)[0].dataset == name
 
 
+def test_two_modified_protocols_never_share_a_table_and_looks_at_the_test_split_are_told(home):
+    other = {("teddy", ARCH, "hard", "P-DC+modified"): [0.5]}
+    for name, words in (("m1", ["epochs=2"]), ("m2", ["epochs=3"]), ("m3", None)):
+        folder = make_run(home / "m" / name, rows=other, bib="")
+        found = json.loads((folder / "config.json").read_text())
+        found["evaluate"] |= {"modify": words} if words else {}
+        (folder / "config.json").write_text(json.dumps(found))
+    path = home / "m" / "m3" / "results.jsonl"
+    path.write_text(path.read_text().replace('"seed": 0', '"selected_on": "test", "seed": 0'))
+    assert [table.protocol for table in board.sections(board.collect([home / "m"])[0])[0].tables] == [
+        "P-DC+modified (epochs=2)", "P-DC+modified (epochs=3)", "P-DC+modified (in m3)"
+    ]  # fmt: skip
+    assert cli.main(["report", str(home / "m")]) == 0
+    for name in ("leaderboard.html", "leaderboard.md"):
+        assert (home / "m" / name).read_text().count(leaderboard.ON_TEST) == 1
+    assert cli.main(["report", str(home / "m" / "m3")]) == 0
+    page = (home / "m" / "m3" / "report.html").read_text()
+    assert "looks at the test split: optimistic" in page and "the test split chose nothing" not in page
+
+
+def test_privacy_is_a_column_where_it_was_asked(home):
+    table = {
+        "columns": ["trained on", "attack", "members", "AUC"], "note": "", "arch": ARCH, "protocol": "ddjax-1",
+        "rows": [["teddy", "loss", 9, 0.61], ["teddy", "LiRA", 9, 0.59], ["random_hard", "loss", 9, 0.75]],
+    }  # fmt: skip
+    (home / "runs" / "teddy-1" / "further.json").write_text(json.dumps({"schema": 1, "privacy": table}))
+    runs, _, _ = board.collect([home / "runs"])
+    first, second = board.sections(runs)[0].tables
+    found = {(arch, line.title, line.runs[0].name): line.privacy for arch, lines in second.groups for line in lines}
+    assert found[ARCH, "Teddy", "teddy-1"] == 0.61 and found[ARCH, "Random real images", "sre2l"] == 0.75
+    assert {value for where, value in found.items() if where[1] not in ("Teddy", "Random real images")} == {None}
+    assert found["mlp", "Teddy", "teddy-1"] is None and first.groups[0][1][0].privacy is None
+    assert cli.main(["report", str(home / "runs")]) == 0
+    text = (home / "runs" / "leaderboard.html").read_text()
+    assert text.count("attack AUC</th>") == 1 and "| 0.610 |" in (home / "runs" / "leaderboard.md").read_text()
+
+
+def test_an_imported_set_says_where_it_came_from(tmp_path):
+    files = [{"name": name, "sha256": "0"} for name in ("images.pt", "labels.pt", "lr.pt", "x.pt")]
+    meta = {"source": {"preset": "mtt", "files": files, "notes": ["mtt: a note."]}, "dataset": {"card": "mnist"}}
+    folder = make_run(tmp_path / "set", "mtt", rows={("mtt", ARCH, "hard", None): [0.5]}, meta=meta)
+    found = json.loads((folder / "config.json").read_text())
+    found["method"]["imported"] = True
+    (folder / "config.json").write_text(json.dumps(found))
+    assert cli.main(["report", str(tmp_path)]) == 0
+    text = Links((tmp_path / "leaderboard.html").read_text()).text
+    assert "MTT, imported" in text and "preset mtt: images.pt, labels.pt, lr.pt, and 1 more" in text
+    assert "mtt: a note" in text
+
+
 # --------------------------------------------------------------------------------------- the pages
 
 
@@ -177,7 +227,7 @@ def test_markdown_holds_the_same_tables(home):
         "## digits, 100 training images, 1 image per class", "### Protocol ddjax-1", "## Runs", "## References",
     ]  # fmt: skip
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {7}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {8}
     assert "| **Teddy** (seed 0) | convnet3 | [30.0 ± 0.0](teddy-1/results.jsonl)" in text
     assert r"a b\&\<c\>" in text and "~~~~bibtex\n@misc{a, title={A <i>}}\n\n@misc{b" in text
 
