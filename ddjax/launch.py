@@ -32,7 +32,6 @@ from ddjax.errors import ConfigError
 from ddjax.files import atomic_write, clean_temporaries, content_hash, locked, read_json, to_json
 from ddjax.judge import Job
 from ddjax.methods import Context, name_of
-from ddjax.protocols import protocol
 from ddjax.synset import DistilledSet
 
 # ------------------------------------------------------------------------------------------ stages
@@ -91,7 +90,7 @@ def set_meta(job: Job, store: teachers.Store) -> dict[str, Any]:
             "pool_accuracy": list(store.pool_accuracy),
         },
         "label_source": source_name(run),
-        "protocol": run.evaluate.protocol,
+        "protocol": run.evaluate.rule().id,
         "seeds": [run.seed],
     }  # fmt: skip
 
@@ -110,13 +109,13 @@ def source(job: Job, store: teachers.Store, name: str, labels: np.ndarray) -> An
     """The label source of that name."""
     if name == "hard":
         return relabel.Hard(labels, len(job.data.class_names))
-    softened = protocol(job.run.evaluate.protocol).tau if job.run.label.average == "softmax" else None
+    softened = job.run.evaluate.rule().tau if job.run.label.average == "softmax" else None
     return relabel.Pool(store.net, store.of(name), job.over, name, softened)
 
 
 def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/labels: a target for every view."""
-    plan = judge.view_plan(job, len(made.labels))
+    plan = judge.view_plan(job, len(made.labels), made)
     name = source_name(job.run)
     origin = source(job, store, name, made.labels)
     with job.cost.stage("label"):
@@ -145,7 +144,8 @@ def stage_tags(run: config.Run, data: Dataset) -> dict[str, str]:
     written = config.to_json(run)
     base = {"data": data.hash, "teacher": written["teacher"], "seed": run.seed, "precision": run.compute.precision}
     tags = {"distill": content_hash(base | {"method": written["method"]})}
-    tags["label"] = content_hash([tags["distill"], written["label"], run.evaluate.protocol])
+    rule = [run.evaluate.protocol, *run.evaluate.modify]
+    tags["label"] = content_hash([tags["distill"], written["label"], *rule])
     tags["evaluate"] = content_hash([tags["label"], written["evaluate"]])
     return tags
 

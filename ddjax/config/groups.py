@@ -13,10 +13,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from ddjax.errors import choice, out_of_range
+from ddjax.errors import ConfigError, choice, out_of_range
 
 if TYPE_CHECKING:
     from ddjax.methods.base import Method
+    from ddjax.protocols import Protocol as Rules
 
     class Opens(Protocol):
         """A user's own data set: a frozen dataclass with this method."""
@@ -212,8 +213,8 @@ class Teacher:
 class Label:
     """Where the labels of the distilled images come from."""
 
-    source: Literal["auto", "hard", "pool", "base"] = "auto"
-    """hard: the class; pool: weak models' mean logits; base: the base's; auto: the method's own."""
+    source: Literal["auto", "hard", "learned", "pool", "base"] = "auto"
+    """hard: the class; learned: the set's own; pool: weak models' mean logits; base: the base's; auto: the method's."""
     average: Literal["logits", "softmax"] = "logits"
     """What is averaged over a pool: raw logits, or softmax(z / tau) at the protocol's temperature."""
     epochs: int | None = None
@@ -230,6 +231,8 @@ class Evaluate:
 
     protocol: str = "ddjax-1"
     """Named evaluation protocol (optimiser, schedule, augmentation, loss, validation rule)."""
+    modify: tuple[str, ...] = ()
+    """Other values for its fields, e.g. epochs=10; its id becomes ID+modified."""
     archs: tuple[str, ...] = ("convnet3",)
     """Architectures of the students."""
     seeds: int = 5
@@ -243,11 +246,12 @@ class Evaluate:
     def check(self, prefix: str = "evaluate") -> list[str]:
         """Every complaint about these values, as sentences."""
         from ddjax.models import check_name
-        from ddjax.protocols import PROTOCOLS
 
         problems = _at_least(self, prefix, seeds=1)
-        if self.protocol not in PROTOCOLS:
-            problems.append(choice(f"{prefix}.protocol", self.protocol, PROTOCOLS))
+        try:
+            self.rule()
+        except ConfigError as error:
+            problems.append(str(error))
         problems += [f"{prefix}.archs: {w}" for name in self.archs if (w := check_name(name))]
         if not self.archs:
             problems.append(out_of_range(f"{prefix}.archs", self.archs, "at least one name", ("convnet3",)))
@@ -256,6 +260,12 @@ class Evaluate:
         words = self.baselines if several else (self.baselines,)
         problems += [choice(f"{prefix}.further", word, FURTHER) for word in self.further if word not in FURTHER]
         return problems + [choice(f"{prefix}.baselines", word, allowed) for word in words if word not in allowed]
+
+    def rule(self) -> "Rules":
+        """The protocol, with the fields that ``modify`` gives it."""
+        from ddjax.protocols import protocol
+
+        return protocol(self.protocol).changed(self.modify)
 
     def baseline_names(self) -> tuple[str, ...]:
         """The baselines to run, by name."""
