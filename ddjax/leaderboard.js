@@ -2,11 +2,11 @@
 const all = (what, where = document) => [...where.querySelectorAll(what)];
 const value = (row, i) => row.cells[i].dataset.sort ?? "";
 
-function order(table, i, button) {
-  const head = button.closest("th"), text = head.dataset.kind === "text";
-  const up = head.ariaSort ? head.ariaSort === "descending" : text;
+function order(table, i, head) {
+  const text = head.dataset.kind === "text", now = head.getAttribute("aria-sort");
+  const up = now ? now === "descending" : text;
   all("th", table).forEach(th => th.removeAttribute("aria-sort"));
-  head.ariaSort = up ? "ascending" : "descending";
+  head.setAttribute("aria-sort", up ? "ascending" : "descending");
   const by = (a, b) => {
     const [x, y] = [value(a, i), value(b, i)];
     if (x === "" || y === "") return (x === "") - (y === "");
@@ -27,11 +27,17 @@ function filter() {
 
 all("table.board").forEach(table => all("thead th", table).forEach((head, i) => {
   if (!head.dataset.kind) return;
-  const button = document.createElement("button");
-  button.type = "button";
-  button.append(...head.childNodes);
-  button.onclick = () => order(table, i, button);
-  head.append(button);
+  const press = document.createElement("span");  // no button: browsers leave those out of a head repeated on paper
+  press.setAttribute("role", "button");
+  press.tabIndex = 0;
+  press.append(...head.childNodes);
+  press.onclick = () => order(table, i, head);
+  press.onkeydown = event => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    press.click();
+  };
+  head.append(press);
 }));
 all("#filter").forEach(form => {
   form.hidden = false;

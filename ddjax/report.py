@@ -31,6 +31,14 @@ __all__ = ["keep", "table", "write"]
 
 STAGES = ("teachers", "distill", "label", "evaluate")
 CLASSES, SIDE, POINTS, PANELS = 20, 72, 400, 6  # most classes, pixels, points, panels shown
+PARTS = {  # what further evaluations are called; other names as they are
+    "optimisers": "Other optimisers",
+    "coverage": "Coverage and diversity",
+    "nas": "Architecture search",
+    "continual": "Continual learning",
+    "privacy": "Membership inference",
+    "augmentation": "Without augmentation",
+}
 CELL = 60  # CSS pixels of an image on the page; five fit beside five
 
 
@@ -258,7 +266,7 @@ def further(files: Files) -> list[dict[str, Any]]:
             for i in range(len(found["columns"]))
         ]
         made.append({
-            "title": name.replace("_", " ").capitalize(),
+            "title": PARTS.get(name, name.replace("_", " ").capitalize()),
             "note": found.get("note", ""),
             "columns": [{"name": c, "number": n} for c, n in zip(found["columns"], numeric, strict=True)],
             "rows": [[entry(value) for value in line] for line in lines],

@@ -205,14 +205,16 @@ ORDER = """[...document.querySelectorAll('.board')].map(table => [...table.tBodi
 @pytest.mark.parametrize("width", [WIDE, PHONE])
 def test_tables_sort_up_and_down_within_each_network(width, browser, pages):
     browser.open(pages["leaderboard"], width)
-    press = "document.querySelector('.board').querySelectorAll('th button')[%d].click()"
+    press = "document.querySelector('.board').querySelectorAll('[role=button]')[%d].click()"
     before = browser.run(ORDER % 1)
     browser.run(press % 1)
     down = browser.run(ORDER % 1)
     assert down[0] == [sorted(body, key=float, reverse=True) for body in before[0]] and len(down[0]) == 2
     assert down[1:] == before[1:]  # one table at a time
     assert browser.run("document.querySelector('.board th[aria-sort]').ariaSort") == "descending"
-    browser.run(press % 1)
+    browser.run("document.querySelectorAll('.board [role=button]')[1].focus()")
+    for kind in ("keyDown", "keyUp"):
+        browser("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13)
     assert browser.run(ORDER % 1)[0] == [body[::-1] for body in down[0]]
     browser.run(press % 0)
     names = browser.run(ORDER % 0)[0]
