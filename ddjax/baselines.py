@@ -196,7 +196,8 @@ def rows(
     and labels.
     """
     labels, classes = data.train.labels, net.classes
-    hard = Hard(np.repeat(np.arange(classes, dtype=np.int32), ipc), classes)
+    numbers = np.repeat(np.arange(classes, dtype=np.int32), ipc)
+    hard = Hard(numbers, classes)
 
     def real(index: np.ndarray) -> jax.Array:
         return jnp.asarray(data.train.gather(index))
@@ -218,7 +219,7 @@ def rows(
         if name == "random_hard":
             found.append(Row(name, "hard", random, hard))
         elif name == "random_soft" and soft:
-            found.append(Row(name, soft.name, random, soft))
+            found.append(Row(name, soft.name, random, soft, labels=numbers))
         elif name in FEATURES:
             found.append(coreset(name))
         elif name == "forgetting" and trained:
@@ -227,7 +228,7 @@ def rows(
                 Row(name, "hard", real(index), hard, budget={"forgotten": int(trained.forgotten[index].sum())})
             )
         elif name == "base_labels" and base and own.label_source != base.name:
-            found.append(Row(name, base.name, own.images, base))
+            found.append(Row(name, base.name, own.images, base, labels=own.labels))
         elif name == "random_same_bytes" and spend:
             same = same_bytes(data, spend, classes, seed)
             if "random_hard" not in names or same.budget is None or same.budget["ipc"] != ipc:

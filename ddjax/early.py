@@ -29,8 +29,9 @@ def row(
     results: Path, scratch: Path, every: int, log,
 ) -> evaluate.Row:  # fmt: skip
     """The row with the labels of the chosen snapshot; a choice that ``results`` holds already is kept."""
+    labels = np.repeat(np.arange(net.classes, dtype=np.int32), len(images) // net.classes)
     rows = [
-        evaluate.Row(NAME, "early", images, Pool(net, trained.stopped(i), over, "early"))
+        evaluate.Row(NAME, "early", images, Pool(net, trained.stopped(i), over, "early"), labels=labels)
         for i in range(len(trained.epochs))
     ]
     before = [line["budget"] for line in evaluate.standing(results, evaluate.cell_of(group, rows[0])).values()]
@@ -58,9 +59,9 @@ def row(
 
 def _best(group: evaluate.Students, row: evaluate.Row, data, seed: int, every: int, checkpoint, tag: str) -> float:
     """Validation accuracy of the best of the protocol's rates, one seed each."""
-    rates = list(group.protocol.rates)
+    rates = list(group.rule.rates)
     members = evaluate.train_students(
-        group, row, evaluate.targets(group, row), rates, [seed] * len(rates), group.protocol.steps(len(row.images)),
+        group, row, evaluate.targets(group, row), rates, [seed] * len(rates), group.rule.steps,
         stage=NAME, every=every, checkpoint=checkpoint, config_hash=tag, finite=False,
     )  # fmt: skip
     return float(np.where(evaluate.sound(members), evaluate.accuracy(group, members, data.val), -1.0).max())

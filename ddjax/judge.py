@@ -25,7 +25,7 @@ from ddjax.mesh import Spread
 from ddjax.protocols import Protocol, Setting
 from ddjax.rundir import RunDir, is_empty, stoppable
 from ddjax.synset import DistilledSet
-from ddjax.types import Augment, Net
+from ddjax.types import Net
 
 
 class Job(NamedTuple):
@@ -166,17 +166,15 @@ def judge(
 
 
 def students(
-    job: Job, made: DistilledSet, arch: str, size: int, *, classes: int | None = None, rule: Protocol | None = None,
-    plain: bool = False,
+    job: Job, made: DistilledSet, arch: str, size: int, *, classes: int | None = None, rule: Protocol | None = None
 ) -> evaluate.Students:  # fmt: skip
     """The programs of one architecture for rows of ``size`` images under the run's protocol.
 
-    For further evaluations: another number of ``classes``, another ``rule``, ``plain`` for no augmentation.
+    For further evaluations: another number of ``classes``, another ``rule``.
     """
     net = build_net(job.run, job.data, arch, classes)
     told, chosen = setting(job, size, made, arch, classes), rule or job.run.evaluate.rule()
     plan = view_plan(job, size, made, arch, chosen, classes)
-    plan = plan._replace(augment=Augment()) if plain else plan
     return evaluate.students(net, chosen, plan, made.mean, made.std, over=job.over, setting=told)
 
 

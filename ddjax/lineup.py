@@ -6,7 +6,6 @@ import numpy as np
 
 from ddjax import baselines, early, evaluate, relabel
 from ddjax.baselines import FullData
-from ddjax.protocols import protocol
 from ddjax.synset import DistilledSet
 
 
@@ -38,7 +37,7 @@ def rows(
     if trained:
         soft, base = soft or shared_labels(job, trained), base or shared_labels(job, trained)
     if trained and "full_data" in wanted:
-        line = baselines.full_data_line(trained, net.name, protocol(run.evaluate.protocol).id, run.seed)
+        line = baselines.full_data_line(trained, net.name, run.evaluate.rule().id, run.seed)
         cell = {k: line[k] for k in ("name", "arch", "label_source", "protocol")}
         evaluate.write_cell(job.folder.results, cell, [line])
     found = [own]
@@ -73,8 +72,8 @@ def counterpart(job: Any, found: list[evaluate.Row], soft: Any) -> evaluate.Row:
             return row
     ipc, classes = len(own.images) // len(data.class_names), len(data.class_names)
     images = baselines.random_images(data, ipc, job.run.seed)
+    numbers = np.repeat(np.arange(classes, dtype=np.int32), ipc)
     if name == "random_hard":
-        labels = relabel.Hard(np.repeat(np.arange(classes, dtype=np.int32), ipc), classes)
-        return evaluate.Row(name, "hard", images, labels)
+        return evaluate.Row(name, "hard", images, relabel.Hard(numbers, classes))
     soft = soft or shared_labels(job, shared_teacher(job))
-    return evaluate.Row(name, soft.name, images, soft)
+    return evaluate.Row(name, soft.name, images, soft, labels=numbers)

@@ -16,7 +16,6 @@ from ddjax.protocols import Protocol
 from ddjax.types import Augment, Teachers
 
 ARCH, CLASSES, IPC, ONE = "convnet1-w8-batch", 10, 2, Spread("scan")
-RULE = Protocol(id="tiny", rates=(3e-3, 1e-2), step_range=(6, 6), max_batch=10)
 
 
 @functools.cache
@@ -27,12 +26,6 @@ def data():
 @functools.cache
 def net():
     return models.build(ARCH, image_shape=(8, 8, 1), classes=CLASSES)
-
-
-@functools.cache
-def group():
-    plan = relabel.plan(0, CLASSES * IPC, 10, 6, Augment(pad=1))
-    return evaluate.students(net(), RULE, plan, data().card.mean, data().card.std, over=ONE)
 
 
 # ---------------------------------------------------------------------------------------- forgetting
@@ -113,12 +106,17 @@ def trained_well():
     return jax.tree.map(lambda a: a[0], (done.params, done.state))
 
 
+@functools.cache
+def longer():
+    rule = Protocol(id="tiny", rates=(1e-2,), step_range=(60, 60), max_batch=10)
+    plan = relabel.plan(0, CLASSES * IPC, 10, 60, Augment(pad=1))
+    return evaluate.students(net(), rule, plan, data().card.mean, data().card.std, over=ONE)
+
+
 def early_row(folder, stopped):
     images = baselines.random_images(data(), IPC, 0)
-    longer = group()._replace(protocol=Protocol(id="tiny", rates=(1e-2,), step_range=(60, 60), max_batch=10))
-    plan = relabel.plan(0, CLASSES * IPC, 10, 60, Augment(pad=1))
     return early.row(
-        longer._replace(plan=plan, store={}), net(), full(stopped), images, data(), over=ONE, seed=0,
+        longer(), net(), full(stopped), images, data(), over=ONE, seed=0,
         results=folder / "results.jsonl", scratch=folder / "scratch", every=50, log=Log(None),
     )  # fmt: skip
 
@@ -141,7 +139,7 @@ def test_a_choice_that_was_made_is_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "fit", lambda *a, **k: pytest.fail("chosen again"))
     assert early_row(tmp_path, (0, 1)).budget == row.budget
     kept.unlink()  # the stage's scratch is gone, its lines stand
-    cell = evaluate.cell_of(group()._replace(plan=relabel.plan(0, 20, 10, 60, Augment(pad=1))), row)
+    cell = evaluate.cell_of(longer(), row)
     append_line(tmp_path / "results.jsonl", {**cell, "seed": 0, "accuracy": 0.5, "budget": row.budget})
     assert early_row(tmp_path, (0, 1)).budget == row.budget
 

@@ -17,9 +17,9 @@ def run(case: Case) -> Table:
     if isinstance(case.own.source, Stored):  # of the augmented views; there is nobody to label the plain ones
         pair = [case.hard(), case.random_hard()]
     size = len(case.own.images)
-    rule = dataclasses.replace(case.rule, id=case.rule.id + scores.PLAIN)
+    rule = dataclasses.replace(case.rule.modified(augment="none"), id=case.rule.id + scores.PLAIN)
     plain = [row._replace(table=None) for row in pair]
-    jobs = [(case.students(size), pair), (case.students(size, rule=rule, plain=True), plain)]
+    jobs = [(case.students(size), pair), (case.students(size, rule=rule), plain)]
     four = [
         {line["seed"]: line["accuracy"] for line in case.lines(group, row, results=case.job.folder.results)}
         for group, rows in jobs

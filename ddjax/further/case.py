@@ -8,7 +8,7 @@ import numpy as np
 from ddjax import evaluate, judge, lineup, relabel
 from ddjax.baselines import FullData, random_images
 from ddjax.files import content_hash
-from ddjax.protocols import Protocol, protocol
+from ddjax.protocols import Protocol
 from ddjax.synset import DistilledSet
 
 SCHEMA = 1  # of what the evaluations compute; a change raises it
@@ -63,7 +63,7 @@ class Case(NamedTuple):
     @property
     def rule(self) -> Protocol:
         """The run's protocol."""
-        return protocol(self.job.run.evaluate.protocol)
+        return self.job.run.evaluate.rule()
 
     @property
     def classes(self) -> int:
@@ -84,7 +84,7 @@ class Case(NamedTuple):
         """The hash of what decides the evaluation ``name``."""
         run, data = self.job.run, self.job.data
         return content_hash({
-            "schema": SCHEMA, "name": name, "data": data.hash, "card": data.card.hash, "protocol": self.rule.id,
+            "schema": SCHEMA, "name": name, "data": data.hash, "card": data.card.hash, "protocol": repr(self.rule),
             "arch": self.arch, "seeds": self.numbers, "precision": run.compute.precision,
             "images": self.made.images, "labels": self.made.labels, "source": self.own.label_source,
             "teacher": self.made.meta.get("teacher"),
@@ -115,7 +115,7 @@ class Case(NamedTuple):
     def hard(self) -> evaluate.Row:
         """The set's images with their classes as labels."""
         labels = relabel.Hard(self.made.labels, self.classes)
-        return evaluate.Row(self.own.name, "hard", self.own.images, labels)
+        return evaluate.Row(self.own.name, "hard", self.own.images, labels, labels=self.made.labels)
 
     def random_hard(self) -> evaluate.Row:
         """Random real images, as many, with their classes as labels."""

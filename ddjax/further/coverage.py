@@ -86,13 +86,12 @@ def run(case: Case) -> Table:
     def by_class(values: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
         return [values[labels == c] for c in range(case.classes)]
 
-    images, labels = case.made.arrays()
-    shown = (images - np.asarray(card.mean, np.float32)) / np.asarray(card.std, np.float32)
+    shown = np.asarray(survey.normalise(case.own.images, case.made.mean, case.made.std))
     rng = numpy_rng(case.job.run.seed, "coverage")
     real = by_class(features(data.train), data.train.labels)
     real = [x if len(x) <= REAL else x[np.sort(rng.choice(len(x), REAL, replace=False))] for x in real]
     reach = [radii(x) for x in real]
-    own = measure(real, by_class(features(Held(shown)), labels), reach)
+    own = measure(real, by_class(features(Held(shown)), case.made.labels), reach)
     ipc = np.repeat(np.arange(case.classes), case.ipc)
     drawn = []
     for i in range(DRAWS):

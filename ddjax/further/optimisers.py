@@ -10,10 +10,10 @@ from typing import Any
 from ddjax import scores
 from ddjax.further.case import Case, Table, mean
 
-# fields of a Protocol; the grids are ours, a decade around the usual rate
+# fields of a Protocol; the grids are ours, about a decade around the usual rate
 OPTIMISERS: dict[str, dict[str, Any]] = {
     "sgd": {"optimiser": "sgd", "weight_decay": 5e-4, "rates": (3e-3, 1e-2, 3e-2, 1e-1)},
-    "adam": {"optimiser": "adamw", "weight_decay": 0.0, "rates": (3e-4, 1e-3, 3e-3, 1e-2)},
+    "adam": {"optimiser": "adam", "weight_decay": 0.0, "rates": (3e-4, 1e-3, 3e-3, 1e-2)},
     "adamw": {"optimiser": "adamw", "weight_decay": 0.01, "rates": (3e-4, 1e-3, 3e-3, 1e-2)},
 }
 
@@ -22,7 +22,7 @@ def run(case: Case) -> Table:
     """Accuracy of the set and of random images under each optimiser, and their paired difference."""
     rows, means = [], {}
     for name, fields in OPTIMISERS.items():
-        rule = dataclasses.replace(case.rule, id=f"{case.rule.id}+{name}", **fields)
+        rule = dataclasses.replace(case.rule.modified(rate="grid", **fields), id=f"{case.rule.id}+{name}")
         group = case.students(len(case.own.images), rule=rule)
         lines = case.lines(group, case.own)
         own = {line["seed"]: line["accuracy"] for line in lines}

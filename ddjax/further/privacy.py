@@ -96,9 +96,14 @@ def log_odds(group: evaluate.Students, params: Tree, state: Tree, split: Any) ->
 def trained(case: Case, group: evaluate.Students, row: evaluate.Row, seeds: list[int], lr: float) -> train.Member:
     """Students of a row at one rate."""
     return evaluate.train_students(
-        group, row, evaluate.targets(group, row), [lr] * len(seeds), seeds, group.protocol.steps(len(row.images)),
+        group, row, evaluate.targets(group, row), [lr] * len(seeds), seeds, group.rule.steps,
         stage=f"privacy: {row.name}", every=case.job.run.compute.checkpoint_every,
     )  # fmt: skip
+
+
+def weights(group: evaluate.Students, members: train.Member) -> Tree:
+    """What the protocol judges: the weights, or their running average where it keeps one."""
+    return members.fold if group.rule.ema else members.params
 
 
 def run(case: Case) -> Table:
@@ -118,7 +123,7 @@ def run(case: Case) -> Table:
     targets = [Target("all real images", whole.params, whole.state, asked)]
     for row, members in ((random, Part(data.train, index)), (case.own, asked)):
         done = trained(case, group, row, case.numbers, rate[row.name])
-        targets.insert(0, Target(row.name, done.params, done.state, members))
+        targets.insert(0, Target(row.name, weights(group, done), done.state, members))
     shadows = [shadow(case, group, i, rate["random_hard"]) for i in range(SHADOWS)]
     rows: list[list[Any]] = []
     for target in targets:
@@ -148,7 +153,9 @@ def attack(
     """One row for each attack: mean over the target's members of AUC and true positive rates."""
     asked = (target.members, others)
     seen = [log_odds(group, target.params, target.state, part) for part in asked]
-    under = [np.concatenate([log_odds(group, m.params, m.state, part)[1] for m, _ in shadows]) for part in asked]
+    under = [
+        np.concatenate([log_odds(group, weights(group, m), m.state, part)[1] for m, _ in shadows]) for part in asked
+    ]
     held = [np.stack([np.isin(target.members.rows, index) for _, index in shadows])]
     held.append(np.zeros((len(shadows), len(others)), bool))
     joined = np.concatenate(under, axis=1), np.concatenate(held, axis=1)
