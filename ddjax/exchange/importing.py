@@ -4,6 +4,7 @@ The preset says what the numbers are (`ddjax.exchange.presets`); a range that co
 they look like instead. The card, or ``class_names``, says which classes the labels mean.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,8 @@ def import_set(
 ) -> DistilledSet:
     """The set in ``src`` as images ``[N, H, W, D]``, labels ``[N]`` and what else it carries (logits, rate, ZCA).
 
-    ``src``: a file, a folder, or ``images.pt,labels.pt,lr.pt``. ``index``: which set of a VICO file. ``train``: a SPEC
+    ``src``: a file, a folder, ``images.pt,labels.pt,lr.pt``, or ``TREE,STORE``: pictures and the soft labels of their
+    views, as `ddjax.exchange.softlabels.Relabelled`. ``index``: which set of a VICO file. ``train``: a SPEC
     of the real images, from which a ZCA preset fits its transform where none is stored. ``constants``: mean and std per
     channel where neither preset nor card knows them. Errors: ConfigError for arguments, DataError for files.
     """
@@ -47,7 +49,8 @@ def import_set(
         raise ConfigError(f"SRC = {str(src)!r}; allowed: a file, a folder, or images.pt,labels.pt,lr.pt.")
     if index is not None and wanted.name != "vico":
         raise ConfigError(f"--index = {index}: only --preset vico holds several sets in a file.")
-    raw, names = _read(str(src), wanted, known, names, names if class_names is not None else None, index)
+    src, store = _with_labels(str(src), wanted)
+    raw, names = _read(src, wanted, known, names, names if class_names is not None else None, index)
     if names is None:
         raise ConfigError(f"card {known.id if known else None} lists no class names; give --classes FILE.")
     images = spaces.channels_last(raw, wanted, known)
@@ -58,7 +61,7 @@ def import_set(
     space = settle(raw, images, wanted, known, train, constants)
     said |= space.said
     said["notes"] = _notes(said, wanted)
-    return DistilledSet(
+    made = DistilledSet(
         images=space.images,
         labels=labels,
         class_names=tuple(names),
@@ -69,6 +72,27 @@ def import_set(
         learned_lr=_rate(raw),
         zca=space.zca,
     )
+    return made if store is None else _relabelled(made, store, raw)
+
+
+def _with_labels(src: str, preset: Preset) -> tuple[str, Path | None]:
+    """``TREE,STORE``: the pictures, and the folder of the soft labels of their views."""
+    parts = src.split(",")
+    if preset.space != "pixels" or len(parts) != 2 or not Path(parts[1].strip()).expanduser().is_dir():
+        return src, None
+    return parts[0].strip(), Path(parts[1].strip()).expanduser()
+
+
+def _relabelled(made: DistilledSet, store: Path, raw: Raw) -> DistilledSet:
+    from ddjax.exchange import fkd, softlabels
+
+    if not fkd.is_store(store) or raw.place is None:
+        what = "holds no epoch_0" if raw.place is not None else "belongs to pictures in class folders"
+        raise DataError(f"labels = {str(store)!r} {what}; allowed: TREE,STORE with STORE/epoch_0/batch_0.tar, ...")
+    height, width = made.images.shape[1:3]
+    views = fkd.read_fkd(store, made.labels, classes=len(made.class_names), size=(height, width), place=raw.place)
+    said = {**made.meta, "label_source": "fkd"}
+    return softlabels.Relabelled.of(dataclasses.replace(made, meta=said), views)
 
 
 def _names(given: Sequence[str] | None, card: Card | None) -> list[str] | None:

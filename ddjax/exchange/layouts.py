@@ -45,6 +45,7 @@ class Raw:
     torch: bool = False  # written by torch: [N, D, H, W]
     first: bool | None = None  # whether the channels come first; None: as the sizes say
     files: tuple[Path, ...] = ()
+    place: np.ndarray | None = None  # of pictures: where the i-th by name lies in the set
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 

@@ -40,7 +40,9 @@ def read_tree(path: Path, card: Card | None, class_names: list[str] | None) -> t
     images = _decoded(source, rows, path)
     if card and card.channels == 3 and images.shape[3] == 1:
         images = np.repeat(images, 3, axis=3)  # every picture is grey, and JPEG keeps grey ones as such
-    return Raw(where, images, labels[rows], first=False, about={"folders": order.kind}), order.names
+    place = np.empty(len(rows), np.int64)
+    place[rows] = np.arange(len(rows))  # the i-th picture by name lies at place[i] of the set
+    return Raw(where, images, labels[rows], first=False, place=place, about={"folders": order.kind}), order.names
 
 
 class _Order:
