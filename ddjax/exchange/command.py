@@ -4,9 +4,12 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ddjax.errors import ConfigError, DataError, choice
+
+if TYPE_CHECKING:
+    from ddjax.synset import DistilledSet
 
 USAGE = """usage: ddjax set show|check|convert|import|export ...
 
@@ -111,6 +114,16 @@ def fresh(out: str, argument: str = "OUT") -> Path:
     return place
 
 
+def _with_labels(given: str) -> "tuple[DistilledSet, list[str]]":
+    """The set with the soft labels that its run stores, where it has none itself, and what to know of them."""
+    from ddjax.exchange.stored import mean_labels
+    from ddjax.synset import DistilledSet, find
+
+    made = DistilledSet.load(given)
+    logits, notes = (None, []) if made.soft else mean_labels(find(given), len(made), len(made.class_names))
+    return (made if logits is None else dataclasses.replace(made, label_logits=logits)), notes
+
+
 def _say(notes: Iterable[str]) -> None:
     for note in notes:
         print(f"note: {note}")
@@ -120,14 +133,14 @@ def _show(argv: Sequence[str]) -> int:
     """``ddjax set show SET``."""
     from ddjax.exchange.describe import facts
     from ddjax.exchange.recipe import recipe
-    from ddjax.synset import DistilledSet
 
     given = parse(argv, "show", ["SET"], [], ["recipe"])
-    made = DistilledSet.load(given.plain[0])
+    made, notes = _with_labels(given.plain[0])
     if "recipe" not in given.flags:
         print(facts(made, given.plain[0]))
+        _say(notes)
         print(f"\n# PyTorch; first: ddjax set export {given.plain[0]} set.pt --to torch\n")
-    print(recipe(made))
+    print(recipe(made), end="")
     return 0
 
 
@@ -166,17 +179,14 @@ def _convert(argv: Sequence[str]) -> int:
 def _export(argv: Sequence[str]) -> int:
     """``ddjax set export SET OUT --to TARGET``."""
     from ddjax.exchange import export as target
-    from ddjax.exchange.stored import mean_labels
-    from ddjax.synset import DistilledSet, find
 
     given = parse(argv, "export", ["SET", "OUT"], ["to"])
     if "to" not in given.flags:
         raise ConfigError(f"set export lacks --to; allowed: {', '.join(target.TARGETS)}.")
-    out, notes = target.destination(Path(given.plain[1]), given.flags["to"]), []
-    made = DistilledSet.load(given.plain[0])
-    if not made.soft:
-        logits, notes = mean_labels(find(given.plain[0]), len(made), len(made.class_names))
-        made = made if logits is None else dataclasses.replace(made, label_logits=logits)
+    if given.flags["to"] not in target.TARGETS:
+        raise ConfigError(choice("export --to", given.flags["to"], target.TARGETS))
+    out = target.destination(Path(given.plain[1]), given.flags["to"])
+    made, notes = _with_labels(given.plain[0])
     notes += target.export(made, out, given.flags["to"])
     print(out)
     _say(notes)
