@@ -105,10 +105,14 @@ def needs_pool(run: config.Run) -> bool:
     return "pool" in (run.method.needs.pool, source_name(run))
 
 
-def source(job: Job, store: teachers.Store, name: str, labels: np.ndarray) -> Any:
-    """The label source of that name."""
+def source(job: Job, store: teachers.Store, name: str, made: DistilledSet) -> Any:
+    """The label source of that name; ConfigError where the set has learned no labels."""
     if name == "hard":
-        return relabel.Hard(labels, len(job.data.class_names))
+        return relabel.Hard(made.labels, len(job.data.class_names))
+    if name == "learned":
+        if made.label_logits is None:
+            raise ConfigError("label.source = 'learned': the method learns no labels; allowed: auto, hard, pool, base.")
+        return relabel.Learned(made.label_logits)
     softened = job.run.evaluate.rule().tau if job.run.label.average == "softmax" else None
     return relabel.Pool(store.net, store.of(name), job.over, name, softened)
 
@@ -117,7 +121,7 @@ def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/labels: a target for every view."""
     plan = judge.view_plan(job, len(made.labels), made)
     name = source_name(job.run)
-    origin = source(job, store, name, made.labels)
+    origin = source(job, store, name, made)
     with job.cost.stage("label"):
         table = None
         if origin.soft:
@@ -129,11 +133,11 @@ def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
 def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/results.jsonl: the set and the baselines, every architecture, all seeds."""
     run, name = job.run, source_name(job.run)
-    origin = source(job, store, name, made.labels)
+    origin = source(job, store, name, made)
     own = evaluate.Row(name_of(run.method), name, np.asarray(made.images), origin, relabel.load(job.folder.labels))
-    soft = origin if origin.soft else source(job, store, run.method.needs.pool, made.labels)
+    soft = origin if origin.soft else source(job, store, run.method.needs.pool, made)
     with job.cost.stage("evaluate"):
-        judge.judge(job, made, own, soft=soft, base=source(job, store, "base", made.labels))
+        judge.judge(job, made, own, soft=soft, base=source(job, store, "base", made))
 
 
 # ---------------------------------------------------------------------------------------- the whole

@@ -185,13 +185,20 @@ class Protocol:
         return dataclasses.replace(self, id=name, cases=tuple(case for case in kept if case.then), **fields)
 
     def changed(self, words: Iterable[str]) -> "Protocol":
-        """``modified`` by words such as ``epochs=10``; ConfigError for an unknown field or a value of another kind."""
-        found: dict[str, Any] = {}
+        """``modified`` by words such as ``epochs=10``; ConfigError for an unknown field or a value of another kind.
+
+        A word without ``=`` goes on with the value before it: ``rates=0.1 0.2``.
+        """
+        texts: dict[str, str] = {}
         for word in words:
             name, equals, text = word.partition("=")
-            if name not in CHANGEABLE:
+            if texts and not equals:
+                texts[list(texts)[-1]] += f",{word}"
+            elif name not in CHANGEABLE:
                 raise ConfigError(choice("evaluate.modify", name, CHANGEABLE))
-            found[name] = _value(name, text if equals else "", getattr(self, name))
+            else:
+                texts[name] = text
+        found = {name: _value(name, text, getattr(self, name)) for name, text in texts.items()}
         return self.modified(**found) if found else self
 
 
@@ -221,6 +228,12 @@ def _value(name: str, text: str, now: Any) -> Any:
     if isinstance(now, tuple | None) and isinstance(value, int | float | list | tuple):
         value = tuple(value) if isinstance(value, list | tuple) else (value,)
     kind = tuple if now is None else type(now)
+    if (
+        name == "rates"
+        and isinstance(value, tuple)
+        and not all(isinstance(rate, int | float) and rate > 0 for rate in value)
+    ):
+        value = text
     if type(value) is not kind or (isinstance(value, int | float) and not value >= 0):
         raise ConfigError(
             f"evaluate.modify {name} = {text!r} is no {kind.__name__} such as the {now!r} that it replaces. Nearest: "
