@@ -24,6 +24,7 @@ def small():
         patch.setattr(baselines, "EPOCHS", 2)
         patch.setattr(nas, "WIDTHS", (4,))
         patch.setattr(nas, "DEPTHS", (1,))
+        patch.setattr(nas, "REAL", 20)
         patch.setattr(continual, "STEPS", 2)
         patch.setattr(privacy, "SHADOWS", 2)
         patch.setattr(coverage, "DRAWS", 2)
