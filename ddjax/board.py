@@ -190,8 +190,8 @@ def variant(files: Files) -> str:
 def bytes_of(files: Files, row: Mapping[str, Any]) -> int | None:
     """Bytes of the images and labels that a row was trained on; None where they are not known."""
     budget, made = row["budget"] or {}, files.made
-    if made is None:
-        return None
+    if "bytes" in budget or made is None:
+        return budget.get("bytes")
     kept = made.manifest()["bytes"]
     count = budget.get("images", len(made))
     of_set = row["name"] not in BASELINES or row["name"] == "base_labels"

@@ -21,7 +21,7 @@ from ddjax.config.flags import split
 from ddjax.errors import ConfigError, DataError, choice
 from ddjax.files import atomic_write
 from ddjax.log import duration
-from ddjax.tally import BASELINES, percent, rows, size, title
+from ddjax.tally import BASELINES, budget_note, percent, rows, size, title
 
 PAGE, TEXT = "leaderboard.html", "leaderboard.md"
 SHOWN = 10  # most classes of which an image is shown
@@ -95,8 +95,7 @@ def source(run: Run) -> str:
 
 def line(found: Line, where: Sequence[str], several: bool, out: Path) -> dict[str, Any]:
     """A line as the page shows it; ``where``: what a filter may find besides its own words; ``several`` run seeds."""
-    budget = {k: v for one in found.numbers for k, v in (one.row["budget"] or {}).items()}
-    run, notes = found.runs[0], [report.spend(name, budget[name]) for name in sorted(budget, key=report.spending)]
+    run, notes = found.runs[0], list(dict.fromkeys(filter(None, (budget_note(n.row["budget"]) for n in found.numbers))))
     seconds, peak = None, None
     if found.own:
         scores, seconds, origin = run.report["scores"] or {}, making(run), source(run)

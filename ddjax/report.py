@@ -25,7 +25,7 @@ from ddjax import cite, scores
 from ddjax.files import atomic_write, to_json
 from ddjax.log import duration
 from ddjax.runfiles import CITATIONS, SAMPLES, Files, read
-from ddjax.tally import BASELINES, own_cell, percent, rows, size, stored_label_bytes, summary, table, title
+from ddjax.tally import BASELINES, budget_note, own_cell, percent, rows, size, stored_label_bytes, summary, table, title
 
 __all__ = ["keep", "table", "write"]
 
@@ -148,32 +148,16 @@ def shown_rows(files: Files) -> list[dict[str, Any]]:
     for row in rows(files):
         own, std = row["name"] not in BASELINES, row["accuracy_std"] or 0.0
         low, high = (float(np.clip(row["accuracy_mean"] + d, 0, 1)) for d in (-std, std))
-        budget = row["budget"] or {}
         found.append(row | {
             "own": own,
             "title": title(files) if own else BASELINES[row["name"]],
-            "note": ", ".join(spend(n, budget[n]) for n in sorted(budget, key=spending)),
+            "note": budget_note(row["budget"]),
             "percent": percent(row["accuracy_mean"], row["accuracy_std"]),
             "at": round(100 * row["accuracy_mean"], 2),
             "low": round(100 * low, 2),
             "width": round(100 * (high - low), 2),
         })  # fmt: skip
     return found
-
-
-def spending(name: str) -> tuple[int, str]:
-    """The order in which the entries of a budget are told."""
-    first = ("epochs", "steps", "images", "seconds")
-    return (first.index(name) if name in first else len(first), name)
-
-
-def spend(name: str, value: Any) -> str:
-    """One entry of a budget: ``20 epochs``, ``34 s``, ``lr 0.05``."""
-    if name == "seconds":
-        return duration(float(value))
-    if name == "features":
-        return {"full_data": "on full-data features"}.get(value, f"on {value}")
-    return f"{value:,} {name}" if name in ("epochs", "steps", "images") else f"{name} {value}"
 
 
 def tiles(files: Files, found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

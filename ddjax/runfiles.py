@@ -18,9 +18,14 @@ from ddjax.synset import DistilledSet
 
 SCHEMA = 1
 SAMPLES, CITATIONS, FURTHER = "samples.safetensors", "citations.bib", "further.json"
-RESULT = {"name": str, "arch": str, "label_source": str, "protocol": str, "seed": int, "accuracy": int | float}
+NUMBER = int | float
+RESULT = {
+    "name": str, "arch": str, "label_source": str, "protocol": str, "seed": int, "accuracy": NUMBER,
+    "budget": dict | None, "wall_s": NUMBER | None,
+}  # fmt: skip
 RECORD = {"stage": str, "step": int, "values": dict}
-COST = {"wall_s": dict, "peak_memory_bytes": int, "compile_s": int | float}
+CONFIG = {"data": dict, "method": dict, "evaluate": dict, "report": dict | None, "seed": int | None}
+COST = {"wall_s": dict, "peak_memory_bytes": int, "compile_s": NUMBER}
 LABELS = {"bytes": int, "label_source": str}
 MACHINE = {"device": str, "devices": int, "jax": str}
 
@@ -56,7 +61,7 @@ def read(run_folder: Path | str) -> Files:
         teachers=[read_json(path) for path in sorted((folder / "teachers").glob("*.json"))],
         results=_lines(folder / "results.jsonl", RESULT),
         records=_lines(folder / "records.jsonl", RECORD),
-        cost=optional(folder / "cost.json", COST),
+        cost=_numbers(optional(folder / "cost.json", COST), folder / "cost.json"),
         machine=optional(folder / STATE / "machine.json", MACHINE),
         samples=_samples(folder / SAMPLES),
         citations=citations.read_text(encoding="utf-8", errors="replace") if citations.exists() else "",
@@ -81,8 +86,12 @@ def known(value: Any, path: Path, kinds: Mapping[str, Any], where: str = "") -> 
 
 
 def _config(path: Path) -> Mapping[str, Any]:
-    config = known(read_json(path), path, {"data": dict, "method": dict, "evaluate": dict})
-    inner = {"data.train": str | dict, "method.class": str, "method.ipc": int, "evaluate.protocol": str}
+    config = known(read_json(path), path, CONFIG)
+    inner = {
+        "data.train": str | dict, "data.card": str | None, "data.subset": int | None, "data.size": int | None,
+        "data.channels": str | None, "method.class": str, "method.ipc": int, "evaluate.protocol": str,
+        "evaluate.archs": list | None, "evaluate.modify": list | None,
+    }  # fmt: skip
     known({name: config[name.split(".")[0]].get(name.split(".")[1]) for name in inner}, path, inner)
     return config
 
@@ -97,6 +106,13 @@ def _lines(path: Path, kinds: Mapping[str, Any]) -> list[Mapping[str, Any]]:
                 f"file = {str(path)!r}, line {number}, has accuracy {line['accuracy']!r}; allowed: a fraction, 0 to 1."
             )
     return lines
+
+
+def _numbers(cost: Any, path: Path) -> Any:
+    """``cost``, whose wall times are numbers."""
+    if cost:
+        known(cost["wall_s"], path, dict.fromkeys(cost["wall_s"], NUMBER), ", wall_s,")
+    return cost
 
 
 def _samples(path: Path) -> Mapping[str, np.ndarray]:

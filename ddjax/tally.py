@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ddjax import scores
+from ddjax.log import duration
 from ddjax.runfiles import Files, read
 
 SCHEMA = 1
@@ -143,6 +144,40 @@ def title(files: Files) -> str:
     if files.config["method"].get("imported"):
         return f"{TITLES.get(name.removesuffix('-zca'), 'Set')}, imported"
     return TITLES.get(name, name.capitalize())
+
+
+def budget_note(budget: Mapping[str, Any] | None) -> str:
+    """What a baseline was given, in words: ``20 epochs, 180 steps, lr 0.05``; empty where nothing is said.
+
+    Lists (what was tried on the way) stay in the files.
+    """
+    first = ("epochs", "steps", "images", "seconds", "ipc")
+    found = {k: v for k, v in (budget or {}).items() if v is not None and not isinstance(v, list | dict)}
+    if "stopped_epoch" in found:
+        found["stopped_epoch"] = f"{found['stopped_epoch']} of {found.pop('epochs', '?')}"
+    names = sorted(found, key=lambda name: (first.index(name) if name in first else len(first), name))
+    return ", ".join(_spent(name, found[name]) for name in names)
+
+
+def _spent(name: str, value: Any) -> str:
+    """One entry of a budget: ``20 epochs``, ``34 s``, ``12 kB allowed``."""
+    whole = {"full_data": "full-data features", "pixels": "pixels"}
+    words = {
+        "seconds": lambda: duration(float(value)),
+        "features": lambda: f"on {whole.get(value, value)}",
+        "ipc": lambda: f"{value:,} images per class",
+        "bytes": lambda: size(value),
+        "bytes_allowed": lambda: f"{size(value)} allowed",
+        "cut_by": lambda: f"cut by {value}",
+        "forgotten": lambda: f"forgotten {value:,} times in all",
+        "teacher": lambda: f"labels of {'the network on all images' if value == 'full_data' else value}",
+        "teacher_accuracy": lambda: f"its accuracy {100 * value:.1f} %",
+        "stopped_epoch": lambda: f"stopped after epoch {value}",
+        "chosen_on": lambda: f"chosen on {value}",
+    }
+    if name in words:
+        return words[name]()
+    return f"{value:,} {name}" if name in ("epochs", "steps", "images") else f"{name.replace('_', ' ')} {value}"
 
 
 def percent(mean: float, std: float | None) -> str:

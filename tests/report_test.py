@@ -208,6 +208,25 @@ def test_a_broken_file_is_refused_by_name(name, run):
     assert not (run / "report.json").exists()
 
 
+HARMED = [
+    ("config.json", ("seed",), "0"), ("config.json", ("report",), []), ("config.json", ("data", "subset"), "all"),
+    ("config.json", ("method", "ipc"), True), ("config.json", ("evaluate", "archs"), "mlp"),
+    ("config.json", ("data", "train"), 3), ("cost.json", ("wall_s",), {"a": "b"}), ("cost.json", ("compile_s",), None),
+    ("labels/manifest.json", ("bytes",), "9"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "place", "value"), HARMED)
+def test_a_value_of_another_kind_is_refused_by_name(name, place, value, run):
+    found = inner = json.loads((run / name).read_text())
+    for word in place[:-1]:
+        inner = inner[word]
+    inner[place[-1]] = value
+    (run / name).write_text(json.dumps(found))
+    with pytest.raises(DataError, match=rf"{name}'.*another kind of value"):
+        report.write(run)
+
+
 @pytest.mark.parametrize("accuracy", ["1.5", "-0.1", "NaN", "true", '"0.5"', "56.5"])
 def test_an_accuracy_that_is_no_fraction_is_refused(accuracy, run):
     line = json.dumps(_line("teddy", "mlp", "pool", 7, 0.25, None)).replace(
@@ -339,6 +358,26 @@ def test_curves_are_thinned_and_take_the_last_line_of_a_step():
 )
 def test_size(count, text):
     assert tally.size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (None, ""),
+        ({"lr": 0.05, "seconds": 34.0, "epochs": 20, "steps": 1180}, "20 epochs, 1,180 steps, 34 s, lr 0.05"),
+        ({"features": "full_data"}, "on full-data features"),
+        (
+            {"bytes_allowed": 1500, "bytes": 1360, "ipc": 2, "cut_by": None},
+            "2 images per class, 1.36 kB, 1.5 kB allowed",
+        ),
+        (
+            {"teacher": "full_data", "stopped_epoch": 3, "epochs": 20, "teacher_accuracy": 0.5, "tried_epochs": [1, 3]},
+            "stopped after epoch 3 of 20, labels of the network on all images, its accuracy 50.0 %",
+        ),
+    ],
+)
+def test_a_budget_in_words(budget, words):
+    assert tally.budget_note(budget) == words
 
 
 def test_the_configuration_shows_numbers_as_numbers():
