@@ -41,7 +41,7 @@ BARRED = {  # room -> rooms that it does not know
     "models": "config data methods checkpoint log mesh train teachers launch report exchange",
     "data": "models methods checkpoint mesh train teachers launch report exchange",
     "methods": "config data models mesh checkpoint log files teachers launch report exchange",
-    "exchange": "config methods models mesh checkpoint train teachers distill evaluate judge launch report",
+    "exchange": "config methods models mesh checkpoint teachers distill evaluate judge launch report",
     "config": "mesh checkpoint distill teachers evaluate launch report",
     "distill.py": "methods config evaluate launch report",  # the loop knows no method's name
     "train.py": "methods config evaluate launch report",

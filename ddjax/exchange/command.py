@@ -42,7 +42,8 @@ Without --dtype the numbers stay as they are. The set that is read is never chan
 
 IMPORT = """usage: ddjax set import SRC OUT --preset NAME [flags]
 
-Reads a set that others published and writes it to the folder OUT. SRC: a file, a folder, or images.pt,labels.pt,lr.pt.
+Reads a set that others published and writes it to the folder OUT. SRC: a file, a folder, images.pt,labels.pt,lr.pt, or
+TREE,STORE (class folders of pictures, and the soft labels of their views by epoch, as FKD stores them).
 Nothing in a file is ever run; what is neither array, list, dict, number nor text is refused by name.
   --preset NAME       whose layout and pixel space it is:
 {presets}
@@ -167,11 +168,13 @@ def _check(argv: Sequence[str]) -> int:
 def _convert(argv: Sequence[str]) -> int:
     """``ddjax set convert SET OUT``."""
     from ddjax.exchange.convert import convert
-    from ddjax.synset import DistilledSet
+    from ddjax.exchange.stored import recorded
+    from ddjax.synset import DistilledSet, find
 
     given = parse(argv, "convert", ["SET", "OUT"], ["dtype"])
     made, notes = convert(DistilledSet.load(given.plain[0]), given.flags.get("dtype"))
-    print(made.save(fresh(given.plain[1])))
+    place = fresh(given.plain[1])
+    print(recorded(made, find(given.plain[0])).save(place))
     _say(notes)
     return 0
 
@@ -222,6 +225,8 @@ def _import(argv: Sequence[str]) -> int:
     print(made.save(place))
     n, h, w, d = made.images.shape
     print(f"{n} images {h}x{w}x{d}, {made.space}; {len(made.class_names)} classes; {components(made)}.")
+    source = made.meta.get("source")
+    _say(source.get("notes") or [] if isinstance(source, dict) else [])
     return 0
 
 

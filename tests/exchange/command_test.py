@@ -8,7 +8,8 @@ import pytest
 
 from ddjax import __main__ as cli
 from ddjax import relabel
-from ddjax.exchange import command
+from ddjax.data.torchfile import read_pt
+from ddjax.exchange import command, softlabels
 from ddjax.exchange.recipe import recipe
 from ddjax.synset import DistilledSet
 from ddjax.types import Augment
@@ -174,6 +175,23 @@ def test_the_soft_labels_of_a_run_go_with_its_images_as_their_mean_over_views(fo
     alone = shutil.copytree(folder / "synset", tmp_path / "alone")
     assert run("export", alone, tmp_path / "y.npz", "--to", "npz") == 0
     assert "label_logits" not in np.load(tmp_path / "y.npz")
+
+
+def test_recorded_views_go_with_a_converted_set_and_as_their_mean_with_an_export(tmp_path, capsys):
+    held = softlabels.tensors(4, 4, 3)  # two epochs of 4 and 2 of the 6 images; short batches filled up
+    held["index"][:] = [[0, 1, 2, 3], [4, 5, 4, 4], [5, 4, 3, 2], [1, 0, 1, 1]]
+    held["logits"][:] = held["index"][..., None] * 10 + np.arange(4)[:, None, None] + np.arange(3)
+    held["logits"][[1, 3], 2:] = 99
+    views = softlabels.Recorded(6, 4, 2, softlabels.FKD, held)
+    softlabels.Relabelled.of(MADE, views).save(tmp_path / "a")
+    assert run("check", tmp_path / "a") == 0
+    assert run("convert", tmp_path / "a", tmp_path / "b", "--dtype", "float32") == 0
+    assert softlabels.load(tmp_path / "b" / "labels").logits.tobytes() == held["logits"].tobytes()
+    assert run("export", tmp_path / "b", tmp_path / "x.pt", "--to", "torch") == 0
+    assert "the mean over 2 or more stored views of each image (fkd labels)" in capsys.readouterr().out
+    batches = [(0, 3), (0, 3), (0, 2), (0, 2), (1, 2), (1, 2)]
+    wanted = np.arange(6)[:, None] * 10 + np.mean(batches, axis=1)[:, None] + np.arange(3)
+    np.testing.assert_allclose(read_pt(tmp_path / "x.pt")["label_logits"], wanted, rtol=1e-6)
 
 
 def test_stored_labels_that_do_not_fit_are_named_by_check_and_export(folder, tmp_path, capsys):
