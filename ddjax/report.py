@@ -13,6 +13,7 @@ import base64
 import dataclasses
 import hashlib
 import io
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -283,11 +284,26 @@ def machine(found: Mapping[str, Any] | None) -> str | None:
 
 
 def protocol_facts(name: str | None) -> list[tuple[str, str]]:
-    """The fields of a protocol that ships with ddjax; nothing of one that does not."""
+    """The fields of a protocol that ships with ddjax, then its clauses; nothing of one that does not ship."""
     from ddjax.protocols import PROTOCOLS
 
-    fields = dataclasses.asdict(PROTOCOLS[name]) if name in PROTOCOLS else {}
-    return flat({field: value for field, value in fields.items() if value != ""})
+    if name not in PROTOCOLS:
+        return []
+    found = {f.name: getattr(PROTOCOLS[name], f.name) for f in dataclasses.fields(PROTOCOLS[name])}
+    cases = [(where(case), ", ".join(" ".join(pair) for pair in flat(dict(case.then)))) for case in found.pop("cases")]
+    return flat({field: value for field, value in found.items() if value not in ("", ())}) + cases
+
+
+def where(case: Any) -> str:
+    """The conditions of a protocol's clause: ``where ipc <= 10, side >= 128``."""
+    words = {
+        "cards": f"card {' or '.join(case.cards)}", "archs": f"network {' or '.join(case.archs)} …",
+        "classes": f"{' or '.join(map(str, case.classes))} classes", "least": f"classes >= {case.least}",
+        "ipc": f"ipc <= {case.ipc:g}" if case.ipc else "", "side": f"side >= {case.side}",
+        "augmented": "augmented" if case.augmented else "not augmented",
+    }  # fmt: skip
+    given = [text for field, text in words.items() if getattr(case, field) not in (None, (), math.inf)]
+    return f"where {', '.join(given)}" if given else "else"
 
 
 def render(template: str, script: str = "", **values: Any) -> str:

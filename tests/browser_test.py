@@ -136,10 +136,10 @@ def make_run(folder: Path, name: str, ipc: int, base: float) -> Path:
     config = {
         "schema": 1, "seed": 0, "method": {"class": name, "ipc": ipc},
         "data": {"train": "cifar:" + "a-long-folder/" * 8},
-        "evaluate": {"protocol": "ddjax-1", "archs": ["convnet3", "mlp"], "seeds": 2},
+        "evaluate": {"protocol": "P-IDC", "archs": ["convnet3", "mlp"], "seeds": 2},
     }  # fmt: skip
     wide = {"columns": [f"a wide column {i}" for i in range(12)], "rows": [[i / 7 for i in range(12)]], "note": "wide"}
-    asked = {"columns": ["trained on", "AUC"], "rows": [[name, 0.625]], "arch": "mlp", "protocol": "P-DC"}
+    asked = {"columns": ["trained on", "AUC"], "rows": [[name, 0.625]], "arch": "mlp", "protocol": "P-IDC"}
     cost = {"schema": 1, "wall_s": {"distill": 60.0 * ipc, "evaluate": 9.0}, "peak_memory_bytes": 5, "compile_s": 2.0}
     further = {"schema": 1, "nas": wide, "privacy": asked}
     for file, content in {"config.json": config, "further.json": further, "cost.json": cost}.items():
@@ -151,7 +151,7 @@ def make_run(folder: Path, name: str, ipc: int, base: float) -> Path:
     rows = {(name, "hard"): 0.0, (name, "pool"): 0.2, ("random_hard", "hard"): -0.1, ("random_soft", "pool"): 0.1}
     for (row, source), more in rows.items():
         for arch in ("convnet3", "mlp"):
-            for protocol in ("P-DC", "ddjax-1"):
+            for protocol in ("P-IDC", "ddjax-1"):
                 for seed in range(2):
                     value = base + more + seed / 100 + (0.05 if arch == "mlp" else 0.0)
                     append_line(folder / "results.jsonl", line(row, arch, source, protocol, seed, value))
@@ -232,12 +232,12 @@ def test_tables_filter_by_words_and_kind(browser, pages):
         document.querySelector('#filter').dispatchEvent(new Event('input'))"""
     everything = browser.run(shown)
     assert browser.run("document.querySelector('#count').value") == f"{everything} lines" and everything == 24
-    browser.run(type_in % "SRe2L p-dc")  # the set, and the baseline of its run, on two networks
+    browser.run(type_in % "SRe2L p-idc")  # the set, and the baseline of its run, on two networks
     assert browser.run(shown) == 4
     assert browser.run("document.querySelector('#count').value") == "4 of 24 lines"
     heads = """[...document.querySelectorAll('h2, .protocol h3, .group')]
         .filter(part => part.checkVisibility()).map(part => part.innerText)"""
-    assert browser.run(heads)[:4] == ["cifar10, 1 image per class", "Protocol P-DC", "convnet3", "mlp"]
+    assert browser.run(heads)[:4] == ["cifar10, 1 image per class", "Protocol P-IDC", "convnet3", "mlp"]
     browser.run(type_in % "no such word")
     assert browser.run(shown) == 0
     browser.run(type_in % "")

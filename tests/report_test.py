@@ -360,6 +360,13 @@ def test_size(count, text):
     assert tally.size(count) == text
 
 
+def test_a_protocol_shows_its_fields_and_its_clauses():
+    found = dict(report.protocol_facts("P-RDED"))
+    assert found["where card cifar100, network convnet3 …"] == "max_batch 25, rates 0.002"
+    assert found["where 100 or 1000 classes, ipc <= 10"] == "max_batch 100" and found["tau"] == "20.0"
+    assert "cases" not in found and report.protocol_facts("P-RDED+modified") == report.protocol_facts(None) == []
+
+
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
