@@ -49,6 +49,7 @@ class Row(NamedTuple):
     table: np.ndarray | None = None  # targets computed before; None: made here
     budget: dict[str, Any] | None = None
     labels: np.ndarray | None = None  # int32 [M] the images' classes, where the labels are soft and the loss asks
+    views: Any = None  # softlabels.Recorded: the views that its labels were stored for, in place of the plan's
 
 
 class Inputs(NamedTuple):

@@ -18,6 +18,7 @@ from ddjax import baselines, config, estimate, evaluate, lineup, models, relabel
 from ddjax.cost import Cost
 from ddjax.data import Dataset, open_data
 from ddjax.errors import ConfigError, DataError, out_of_range
+from ddjax.exchange import softlabels
 from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
 from ddjax.kernels.pool import default_how
 from ddjax.log import Log
@@ -155,8 +156,9 @@ def judge(
                 log=job.log,
             )  # fmt: skip
             for row in some:
+                own_views = group if row.views is None else students(job, made, arch, size, plan=row.views)
                 evaluate.evaluate_row(
-                    group, with_classes(row, own, made), job.data, seeds=run.evaluate.seeds, seed=run.seed,
+                    own_views, with_classes(row, own, made), job.data, seeds=run.evaluate.seeds, seed=run.seed,
                     results=job.folder.results, scratch=job.folder.scratch("evaluate"), every=every, log=job.log,
                 )  # fmt: skip
     if run.evaluate.further:
@@ -166,15 +168,16 @@ def judge(
 
 
 def students(
-    job: Job, made: DistilledSet, arch: str, size: int, *, classes: int | None = None, rule: Protocol | None = None
+    job: Job, made: DistilledSet, arch: str, size: int, *, classes: int | None = None, rule: Protocol | None = None,
+    plan: Any = None,
 ) -> evaluate.Students:  # fmt: skip
     """The programs of one architecture for rows of ``size`` images under the run's protocol.
 
-    For further evaluations: another number of ``classes``, another ``rule``.
+    For further evaluations: another number of ``classes``, another ``rule``; for recorded views: their ``plan``.
     """
     net = build_net(job.run, job.data, arch, classes)
     told, chosen = setting(job, size, made, arch, classes), rule or job.run.evaluate.rule()
-    plan = view_plan(job, size, made, arch, chosen, classes)
+    plan = plan or view_plan(job, size, made, arch, chosen, classes)
     return evaluate.students(net, chosen, plan, made.mean, made.std, over=job.over, setting=told)
 
 
@@ -271,17 +274,23 @@ def start(asked: config.Judge) -> Path:
 def own_row(job: Job, made: DistilledSet, home: Path | None) -> tuple[evaluate.Row, relabel.Pool | None]:
     """The set with the labels that ``label.source`` means, and their teacher where they are made here.
 
-    auto: those stored in its run, where they are soft; else those it has learned; else, where the protocol asks for a
-    teacher, those of the network on all training images (base says so outright); else hard ones.
+    auto: those stored in its run, where they are soft, or view by view beside an imported set, which are replayed on
+    the very views they were stored for; else those it has learned; else, where the protocol asks for a teacher, those
+    of the network on all training images (base says so outright); else hard ones.
     """
     method, wanted = str((made.meta.get("method") or {}).get("class", "set")), job.run.label.source
     row = evaluate.Row(
         method.rsplit(":", 1)[-1].lower(), "hard", np.asarray(made.images),
         relabel.Hard(made.labels, len(made.class_names)), labels=made.labels,
     )  # fmt: skip
-    learned = made.label_logits
+    learned, recorded = made.label_logits, Path(job.run.set) / "labels" / "manifest.json"
     if wanted == "hard":
         return row, None
+    if wanted == "auto" and home is None and recorded.is_file():
+        views = softlabels.load(recorded.parent)
+        softlabels.check_fits(views, len(made.labels), len(made.class_names), recorded.parent)
+        source = relabel.Stored(views.logits)
+        return row._replace(label_source="fkd", source=source, table=views.logits, views=views), None
     stored = stored_row(job, made, home, row) if home and wanted != "learned" else None
     if stored:
         return stored, None

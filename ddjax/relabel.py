@@ -95,7 +95,12 @@ def plan(
 
 
 def seen(plan: Plan, images: jax.Array, base: jax.Array, index: jax.Array, v: jax.Array) -> tuple[jax.Array, View]:
-    """Batch ``v``: the images ``index [B]`` of ``images [N, H, W, D]`` through their view, and the view."""
+    """Batch ``v``: the images ``index [B]`` of ``images [N, H, W, D]`` through their view, and the view.
+
+    Views that were recorded elsewhere (`ddjax.exchange.softlabels.Recorded`) are looked up instead of drawn.
+    """
+    if not isinstance(plan, Plan):
+        return plan.seen(images, base, index, v)
     drawn = views.draw_view(
         jax.random.fold_in(base, v), plan.augment, index, v, image_size=(images.shape[1], images.shape[2])
     )

@@ -121,19 +121,12 @@ def _batch(path: Path, classes: int, where: str) -> _Held:
         partner = _numbers(partner, 1, named, "mix_index")
         if partner.shape != (count,) or partner.min() < 0 or partner.max() >= count:
             raise DataError(f"{named}: mix_index of shape {partner.shape} names a partner outside of the batch.")
-    numbers = None if box is None else np.asarray(box).ravel()
-    if (numbers is not None and (numbers.shape != (4,) or numbers.dtype.kind not in "iu")) or (
+    corners = [] if box is None else np.asarray(box).ravel().tolist()
+    if (box is not None and (len(corners) != 4 or any(type(n) is not int for n in corners))) or (
         share is not None and not isinstance(share, int | float | np.number)
     ):
         raise DataError(f"{named}: lambda = {share!r:.40}, box = {box!r:.60}; allowed: a number, and four or None.")
-    return _Held(
-        coords,
-        flip,
-        partner,
-        None if share is None else float(share),
-        None if box is None else numbers.tolist(),
-        logits,
-    )
+    return _Held(coords, flip, partner, None if share is None else float(share), corners or None, logits)
 
 
 def _numbers(value: Any, axes: int, where: str, name: str) -> np.ndarray:

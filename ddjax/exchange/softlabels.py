@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ddjax.errors import DataError
-from ddjax.files import atomic_folder, file_hash, read_json, to_json
+from ddjax.files import atomic_folder, content_hash, file_hash, read_json, to_json
 from ddjax.kernels import augment as views
 from ddjax.keys import numpy_rng
 from ddjax.synset import DistilledSet
@@ -40,6 +40,10 @@ class Recorded(NamedTuple):
     augment: Augment
     arrays: dict[str, np.ndarray]
     seed: int = SEED
+
+    def __repr__(self) -> str:
+        kept = content_hash([self.arrays[name] for name in TENSORS])[:16]
+        return f"Recorded(size={self.size}, batch={self.batch}, epochs={self.epochs}, augment={self.augment}, {kept})"
 
     @property
     def logits(self) -> np.ndarray:
@@ -148,6 +152,15 @@ def load(folder: Path | str) -> Recorded:
     if {k: (v.shape, v.dtype) for k, v in found.items()} != {k: (v.shape, v.dtype) for k, v in wanted.items()}:
         raise DataError(f"{where}: labels.safetensors holds other tensors than its manifest.json says.")
     return made
+
+
+def check_fits(views: Recorded, images: int, classes: int, where: Path) -> None:
+    """DataError where the labels are of another set."""
+    if (views.size, views.logits.shape[2]) != (images, classes):
+        raise DataError(
+            f"labels = {str(where)!r} are of {views.size} images and {views.logits.shape[2]} classes; the set has "
+            f"{images} and {classes}."
+        )
 
 
 def _augment(said: dict) -> Augment:

@@ -11,11 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddjax import __main__ as cli
+from ddjax import config, evaluate
+from ddjax.data import open_data
 from ddjax.errors import DataError
 from ddjax.exchange import fkd, softlabels, twister
 from ddjax.exchange.importing import import_set
+from ddjax.files import read_lines
+from ddjax.protocols import PROTOCOLS, Protocol
 from ddjax.synset import DistilledSet
 
+REPLAYED = evaluate._replayed
 SIZE, CLASSES, EPOCHS, BATCH = 8, 3, 24, 4
 NAMES = ["zebra", "ant", "bee"]  # not the alphabet's order: the release counts ant, bee, zebra
 # What torch 2.13 draws: RandomSampler over 7 images, generator seeded with 42, three epochs.
@@ -160,6 +166,50 @@ def test_a_student_sees_every_epoch_once_a_round(tree, store):
         assert sorted(part.tolist()) == list(range(views.count))
     assert views.order(3, 10, 5).tolist() == seen[10:15].tolist()
     assert views.order(4, 0, views.count).tolist() != seen[: views.count].tolist()
+
+
+def test_students_are_trained_on_the_recorded_views(tmp_path, pt, monkeypatch):
+    """``ddjax evaluate`` of an imported set replays its own views with its own labels, whatever the protocol draws."""
+    arch, rng = "convnet1-w8-batch", np.random.default_rng(0)
+    data = open_data(config.Data(train="digits", subset=200), 0)
+    rows = np.concatenate([np.flatnonzero(data.train.labels == c)[:2] for c in range(10)])
+    for i, picture in enumerate(data.train.gather(rows)):
+        folder = tmp_path / "tree" / str(i // 2)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture[..., 0]).save(folder / f"{i % 2}.png")
+    for epoch, order in enumerate(twister.epochs(42, 20, 5)):
+        logits = (8 * np.eye(10)[order // 2]).astype("f2")
+        coords = np.tile(np.array([0, 0, 1, 1], "f4"), (20, 1))
+        held = [coords, pt.Tensor(np.zeros(20, "u1"), kind="b1"), rng.permutation(20), 0.9, [0, 0, 2, 3], logits]
+        place = tmp_path / "FKD" / f"epoch_{epoch}" / "batch_0.tar"
+        place.parent.mkdir(parents=True)
+        place.write_bytes(pt.zipped(held))
+    words = ["set", "import", f"{tmp_path / 'tree'},{tmp_path / 'FKD'}", str(tmp_path / "set"), "--preset", "pixels"]
+    assert cli.main([*words, "--dataset", "digits"]) == 0
+
+    fed = []
+
+    def replayed(group, table, seeds):
+        fed.extend([(group.plan, table)] if table.any() else [])  # zeros: the estimate of how long it takes
+        return REPLAYED(group, table, seeds)
+
+    monkeypatch.setattr(evaluate, "_replayed", replayed)
+    monkeypatch.setitem(PROTOCOLS, "tiny", Protocol(id="tiny", rates=(1e-2,), step_range=(12, 12)))
+    kept = jax.config.jax_compilation_cache_dir
+    code = cli.main([
+        "evaluate", str(tmp_path / "set"), "--data.train", "digits", "--data.subset", "200",
+        "--evaluate.protocol", "tiny", "--evaluate.seeds", "1", "--evaluate.archs", arch,
+        "--evaluate.baselines", "none", "--compute.mesh", "1", "1", "--workdir", str(tmp_path / "run"),
+    ])  # fmt: skip
+    jax.config.update("jax_compilation_cache_dir", kept)
+    assert code == 0
+    lines = read_lines(tmp_path / "run" / "results.jsonl")
+    assert [line["label_source"] for line in lines] == ["fkd"] and 0 <= lines[0]["accuracy"] <= 1
+    recorded = softlabels.load(tmp_path / "set" / "labels")
+    for used, table in fed:
+        assert isinstance(used, softlabels.Recorded) and repr(used) == repr(recorded)
+        np.testing.assert_array_equal(table, recorded.logits)
+    assert len(fed) == 1
 
 
 def altered(name, part, value):
