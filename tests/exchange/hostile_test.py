@@ -420,7 +420,7 @@ def tar_of(members, links=()):
 
 
 for label, name in {
-    "parent": "../canary", "deep": "class0/../../canary", "absolute": "/tmp/canary", "windows": "C:\\canary",
+    "parent": "../canary", "deep": "class0/../../canary", "absolute": "/tmp/canary", "windows": "D:\\canary",
     "backslash": "..\\canary",
 }.items():  # fmt: skip
     case(f"tar that leaves its folder: {label}")(
