@@ -63,6 +63,7 @@ class Target(NamedTuple):
     """A trained pool that is attacked, and the images whose membership is asked."""
 
     name: str
+    labels: str
     params: Tree  # [M, ...]
     state: Tree
     members: Part
@@ -120,21 +121,21 @@ def run(case: Case) -> Table:
     index = select.random_per_class(numpy_rng(seed, "random-baseline"), data.train.labels, case.ipc)
     rate = {row.name: case.lines(group, row)[0]["lr"] for row in (case.own, random)}
     whole = case.shared_teacher().teachers()
-    targets = [Target("all real images", whole.params, whole.state, asked)]
+    targets = [Target("all real images", "hard", whole.params, whole.state, asked)]
     for row, members in ((random, Part(data.train, index)), (case.own, asked)):
         done = trained(case, group, row, case.numbers, rate[row.name])
-        targets.insert(0, Target(row.name, weights(group, done), done.state, members))
+        targets.insert(0, Target(row.name, row.label_source, weights(group, done), done.state, members))
     shadows = [shadow(case, group, i, rate["random_hard"]) for i in range(SHADOWS)]
     rows: list[list[Any]] = []
     for target in targets:
         rows += attack(group, target, others, shadows)
-    best = max((row for row in rows if row[0] == case.own.name), key=lambda row: row[3])
+    best = max((row for row in rows if row[0] == case.own.name), key=lambda row: row[4])
     return Table(
-        ["trained on", "attack", "members", "AUC", *(f"TPR at FPR {100 * f:g} %" for f in RATES)],
+        ["trained on", "labels", "attack", "members", "AUC", *(f"TPR at FPR {100 * f:g} %" for f in RATES)],
         rows,
         f"Membership inference against {case.arch}, {len(others)} test images as non-members, mean over seeds (0.5: a "
-        f"guess). The set: AUC {best[3]:.3f} at best ({best[1]}); {SHADOWS} shadow students for LiRA-lite.",
-        {"auc": best[3], "attack": best[1]},
+        f"guess). The set: AUC {best[4]:.3f} at best ({best[2]}); {SHADOWS} shadow students for LiRA-lite.",
+        {"auc": best[4], "attack": best[2]},
     )
 
 
@@ -168,5 +169,5 @@ def attack(
     rows = []
     for name, score in attacks.items():
         found = [(auc(*score(m)), *(true_positives(*score(m), f) for f in RATES)) for m in range(len(seen[0][0]))]
-        rows.append([target.name, name, count, *(float(v) for v in np.mean(found, axis=0))])
+        rows.append([target.name, target.labels, name, count, *(float(v) for v in np.mean(found, axis=0))])
     return rows

@@ -84,7 +84,7 @@ def test_every_evaluation_leaves_a_table_and_its_cost(done):
         ("set", "LiRA-lite"),
     ]
     assert [row[2] for row in found["privacy"]["rows"]] == [180, 180, 20, 20, 180, 180]
-    assert all(0 <= value <= 1 for row in found["privacy"]["rows"] for value in row[3:])
+    assert all(0 <= value <= 1 for row in found["privacy"]["rows"] for value in row[4:])
     page = (done / "report.html").read_text()
     assert "Privacy" in page and "LiRA-lite" in page
 
