@@ -71,5 +71,9 @@ def _listed(about: dict, only: tuple[str, ...] | None = None) -> str:
 
 
 def _short(value: object) -> str:
-    text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return "; ".join(map(_short, value[:NAMED])) + (" …" if len(value) > NAMED else "")
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    if len(text) == 64 and not text.strip("0123456789abcdef"):
+        return f"{text[:12]}…"
     return text if len(text) <= 100 else text[:99] + "…"

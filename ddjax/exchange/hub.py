@@ -81,7 +81,8 @@ def title(made: DistilledSet) -> str:
     counts = np.bincount(made.labels, minlength=len(made.class_names))
     per_class = f"{counts.max()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     by = str(method.get("class") or method.get("name") or "an unnamed method").rsplit(":", 1)[-1].lower()
-    return f"{data.get('card') or 'a dataset'} distilled by {by}, {per_class} images per class"
+    images = "image" if per_class == "1" else "images"
+    return f"{data.get('card') or 'a dataset'} distilled by {by}, {per_class} {images} per class"
 
 
 def _body(made: DistilledSet, notes: list[str]) -> str:

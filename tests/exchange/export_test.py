@@ -345,3 +345,38 @@ def test_what_is_no_export_of_ours_is_named(tmp_path):
     with pytest.raises(DataError, match=r"does not exist"):
         own.read(tmp_path / "absent")
     assert load_file(tmp_path / "set" / "images.safetensors")["images"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_damaged_bytes_are_an_error_of_ours_or_change_nothing_that_counts(tmp_path, to):
+    made = SETS["soft"]
+    export(made, tmp_path / "out", to)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    rng = np.random.Generator(np.random.Philox(9))
+    for _ in range(30):
+        file = files[rng.integers(len(files))]
+        whole = file.read_bytes()
+        at, count = (int(n) for n in rng.integers(0, (len(whole), 9)))
+        junk = rng.integers(0, 256, count).astype(np.uint8).tobytes()
+        file.write_bytes(whole[:at] if count < 2 else whole[:at] + junk + whole[at + len(junk) :])
+        try:
+            found = own.read(tmp_path / "out")
+        except (DataError, ConfigError):
+            found = None
+        assert found is None or found.images.shape == made.images.shape
+        file.write_bytes(whole)
+
+
+def test_hub_metadata_that_is_no_features_is_named(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    export(SETS["uint8"], tmp_path / "out", "hf")
+    file = tmp_path / "out" / "data" / "train-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    for held, message in (
+        (b"{", "its metadata under 'huggingface' cannot be read"),
+        (b"[]", "its metadata under 'huggingface' cannot be read"),
+        (b'{"info": {"features": {"label": {"names": 3}}}}', "its class names are no list of text"),
+    ):
+        pq.write_table(table.replace_schema_metadata({"huggingface": held}), file)
+        with pytest.raises(DataError, match=message):
+            own.read(tmp_path / "out")
