@@ -251,7 +251,7 @@ time.sleep(60)"""
         assert cell.wait(30) == -signal.SIGTERM
 
 
-def test_a_folder_in_use_is_waited_for(tmp_path, capsys):
+def test_a_folder_in_use_is_waited_for(tmp_path, stand_in, capsys):
     (tmp_path / "cell").mkdir()
     freed = []
 
@@ -265,7 +265,7 @@ def test_a_folder_in_use_is_waited_for(tmp_path, capsys):
     thread = threading.Thread(target=hold)
     thread.start()
     held.wait()
-    sweep.wait_for(tmp_path / "cell")
+    assert sweep.carry_out(cell_of(tmp_path, words=["raise SystemExit(0)"])) == 0
     assert freed == [True] and capsys.readouterr().out.count("in use by process") == 1
     thread.join()
 
