@@ -79,12 +79,10 @@ def test_every_evaluation_leaves_a_table_and_its_cost(done):
     assert [row[1] for row in found["continual"]["rows"]] == [5, 10, None]
     assert [row[0] for row in found["nas"]["rows"]] == nas.grid(8, 8)
     assert found["coverage"]["rows"][-1][1:3] == [1.0, 0.0]
-    assert [(row[0], row[1]) for row in found["privacy"]["rows"]][:2] == [
-        ("set", "loss threshold"),
-        ("set", "LiRA-lite"),
-    ]
-    assert [row[2] for row in found["privacy"]["rows"]] == [180, 180, 20, 20, 180, 180]
-    assert all(0 <= value <= 1 for row in found["privacy"]["rows"] for value in row[4:])
+    private = found["privacy"]["rows"]
+    assert [row[:3] for row in private[:2]] == [["set", "hard", "loss threshold"], ["set", "hard", "LiRA-lite"]]
+    assert [row[3] for row in private] == [180, 180, 20, 20, 180, 180]
+    assert all(0 <= value <= 1 for row in private for value in row[4:])
     page = (done / "report.html").read_text()
     assert "Privacy" in page and "LiRA-lite" in page
 
