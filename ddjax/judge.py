@@ -255,7 +255,7 @@ def start(asked: config.Judge) -> Path:
     out = RunDir(Path(asked.workdir) if asked.workdir else home or place_of(Path(asked.set)))
     check_place(out, made, home)
     with stoppable(), locked(out.folder, wait=False):
-        if not out.config.exists():
+        if home is None or out.folder != home:  # the latest evaluation is what report.json tells
             method = {"class": "set", **(made.meta.get("method") or {})}
             method |= {"ipc": len(made.labels) // len(made.class_names)}
             atomic_write(out.config, to_json(config.to_json(asked) | {"method": method}))

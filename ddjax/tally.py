@@ -65,7 +65,7 @@ def rows(files: Files) -> list[dict[str, Any]]:
             "wall_s": _mean([line["wall_s"] for line in lines.values() if line.get("wall_s") is not None]),
         })  # fmt: skip
     evaluated = files.config.get("evaluate", {})
-    wanted = [evaluated.get("protocol"), *evaluated.get("archs", ()), *BASELINES]
+    wanted = [protocol_id(files.config), *evaluated.get("archs", ()), *BASELINES]
     own = files.made.meta.get("label_source") if files.made else None
 
     def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -82,9 +82,15 @@ def _interval(values: np.ndarray) -> tuple[float, float] | None:
     return None if found is None else (max(0.0, found[0]), min(1.0, found[1]))
 
 
+def protocol_id(config: Mapping[str, Any]) -> str | None:
+    """The id under which the rows that a configuration asks for stand."""
+    asked = config.get("evaluate", {})
+    return f"{asked['protocol']}+modified" if asked.get("modify") else asked.get("protocol")
+
+
 def own_cell(files: Files) -> tuple[str, str, str, str] | None:
     """Name, architecture, label source and protocol of the first row of the run's own set under its protocol."""
-    protocol = files.config.get("evaluate", {}).get("protocol")
+    protocol = protocol_id(files.config)
     own = (row for row in rows(files) if row["name"] not in BASELINES and row["protocol"] == protocol)
     return next(((row["name"], row["arch"], row["label_source"], row["protocol"]) for row in own), None)
 
@@ -97,7 +103,7 @@ def summary(files: Files) -> dict[str, Any]:
     """The content of report.json: rows of the run's protocol only."""
     config, made = files.config, files.made
     dataset = (made.meta.get("dataset") or {}) if made else {}
-    protocol = config.get("evaluate", {}).get("protocol")
+    protocol = protocol_id(config)
     chosen = [row for row in rows(files) if row["protocol"] == protocol]
     common = ("arch", "label_source", "accuracy_mean", "accuracy_std", "seeds")
     cost, own = files.cost or {}, own_cell(files)
