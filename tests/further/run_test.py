@@ -83,8 +83,7 @@ def test_every_evaluation_leaves_a_table_and_its_cost(done):
     assert [row[:3] for row in private[:2]] == [["set", "hard", "loss threshold"], ["set", "hard", "LiRA-lite"]]
     assert [row[3] for row in private] == [180, 180, 20, 20, 180, 180]
     assert all(0 <= value <= 1 for row in private for value in row[4:])
-    page = (done / "report.html").read_text()
-    assert "Privacy" in page and "LiRA-lite" in page
+    assert "LiRA-lite" in (done / "report.html").read_text()
 
 
 def test_the_augmentation_score_reaches_the_report(done):
