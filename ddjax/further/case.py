@@ -97,8 +97,15 @@ class Case(NamedTuple):
     def lines(
         self, group: evaluate.Students, row: evaluate.Row, *, data: Any = None, results: Path | None = None
     ) -> list[dict[str, Any]]:
-        """The row's lines, rate chosen on validation, every seed; kept in this evaluation's scratch unless told."""
+        """The row's lines, rate chosen on validation, every seed: the run's own where they stand in its results.
+
+        Else they are made now and kept in ``results``, or in this evaluation's scratch.
+        """
         job = self.job
+        if data is None:
+            done = evaluate.finished(job.folder.results, evaluate.cell_of(group, row), self.numbers)
+            if done is not None:
+                return done
         return evaluate.evaluate_row(
             group, row, data or job.data, seeds=job.run.evaluate.seeds, seed=job.run.seed,
             results=results or self.scratch / "results.jsonl", scratch=self.scratch,
