@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -276,3 +278,14 @@ def test_values_cannot_be_changed_and_names_are_checked():
     assert set(protocols.CHANGEABLE) == {f.name for f in dataclasses.fields(protocols.Protocol)} - {
         "id", "version", "cases", "reference"
     }  # fmt: skip
+
+
+def test_the_page_names_every_protocol_and_its_example_works(monkeypatch):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "protocols.md").read_text()
+    assert [name for name in PROTOCOLS if f"`{name}`" not in page] == []
+    code = re.search(r"```python\n(.*?)```", page, re.S)
+    assert code is not None
+    monkeypatch.setitem(PROTOCOLS, "P-MINE", None)
+    exec(code.group(1), {})
+    found = rule("P-MINE", 100, arch="resnet18")
+    assert (found.rates, found.steps, found.recipe.drops, found.batch) == ((0.01,), 500, (250,), 100)
