@@ -113,8 +113,21 @@ def evaluation() -> list[str]:
     return out
 
 
+def dsa_evaluation() -> list[str]:
+    found = read("dsa_evaluation")
+    sizes = found["sizes"]
+    out = ["## Five students with DSA", "", f"ConvNet-3 of width 128 on {sizes['images']} images under P-DC with DSA, "
+           f"{sizes['steps']} of its {sizes['epochs']} updates of each of {sizes['students']} students.", "",
+           *where(found, "python benchmarks/dsa_evaluation.py"), *cases(found["cases"], "torch")]  # fmt: skip
+    out += [f"All {sizes['epochs']} epochs from a cold start: {found.get('cold_ratio', '–')}x PyTorch.", ""]
+    return out + said(f"at most {found['goal']:.2f}x PyTorch", found["goal_met"])
+
+
 def main() -> None:
-    sections = {"convolution": convolution, "taylor": taylor, "draw": draw, "pool": pool, "evaluation": evaluation}
+    sections = {
+        "convolution": convolution, "taylor": taylor, "draw": draw, "pool": pool, "evaluation": evaluation,
+        "dsa_evaluation": dsa_evaluation,
+    }  # fmt: skip
     out = [HEAD]
     for name, section in sections.items():
         out += section() if read(name) else []

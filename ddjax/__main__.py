@@ -8,7 +8,6 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ddjax.errors import ConfigError, DdjaxError, Interrupted, choice
 
@@ -17,7 +16,9 @@ OVERVIEW = """ddjax: make a large image set small, and say honestly what was los
   ddjax launch --config configs/digits.py      distil, label, evaluate, report: the whole way
   ddjax launch --data.train folder:photos      the same on your own folder of class folders
   ddjax evaluate RUN                           judge a set that is there already
-  ddjax report RUN                             write RUN/report.html and RUN/report.json again
+  ddjax sweep --method teddy,sre2l --workdir T a table of runs, resumable, and its leaderboard
+  ddjax report RUN RUN …                       one run: its page again; several, or a folder of runs: a leaderboard
+  ddjax set show|check|convert|import|export   look at a distilled set; bring sets of others in, and yours out
   ddjax data fetch CARD                        download a public archive and check its sha256
 
 ddjax COMMAND --help tells the flags of a command. `python -m ddjax` is the same command.
@@ -37,15 +38,21 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 
 def _report(argv: Sequence[str]) -> int:
-    if len(argv) != 1 or argv[0].startswith("-"):
-        print("usage: ddjax report RUN\n\nWrites RUN/report.html and RUN/report.json again.")
-        return 0 if _asks_help(argv) else 2
-    from ddjax.report import write
+    from ddjax.leaderboard import main
 
-    if not (Path(argv[0]) / "config.json").is_file():
-        raise ConfigError(f"RUN = {argv[0]!r} holds no config.json; allowed: the folder of a run (see --workdir).")
-    print(write(argv[0]))
-    return 0
+    return main(argv)
+
+
+def _sweep(argv: Sequence[str]) -> int:
+    from ddjax.sweep import main
+
+    return main(argv)
+
+
+def _set(argv: Sequence[str]) -> int:
+    from ddjax.exchange.command import main
+
+    return main(argv)
 
 
 def _data(argv: Sequence[str]) -> int:
@@ -78,7 +85,9 @@ the card finds it."""
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "launch": _launch,
     "evaluate": _evaluate,
+    "sweep": _sweep,
     "report": _report,
+    "set": _set,
     "data": _data,
 }
 

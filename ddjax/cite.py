@@ -56,11 +56,17 @@ def entries(references: Iterable[str]) -> list[str]:
             continue
         parts = [part.strip() for part in re.split(r"(?m)^(?=\s*@)", text) if part.strip()]
         for part in parts:
-            key = _KEY.match(part)
-            if key is None:
+            if not _KEY.match(part):
                 raise DataError(choice("reference", reference[:60], sorted(SHARED)))
-            found.setdefault(key[1], part)
-    return [found[key] for key in sorted(found)]
+            found.setdefault(key(part), part)
+    return [found[name] for name in sorted(found)]
+
+
+def key(entry: str) -> str:
+    """The key of one BibTeX entry."""
+    found = _KEY.match(entry)
+    assert found is not None  # entries() gives nothing else
+    return found[1]
 
 
 def bibtex(references: Iterable[str]) -> str:

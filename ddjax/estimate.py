@@ -17,7 +17,6 @@ from ddjax import config, data, models
 from ddjax.errors import ConfigError
 from ddjax.kernels.pool import default_how
 from ddjax.methods import Context
-from ddjax.protocols import protocol
 from ddjax.tally import size
 from ddjax.types import Net, Tree
 
@@ -109,7 +108,7 @@ def check(run: Any) -> dict[str, Any]:
             arch, image_shape=shape, classes=classes, conv=run.compute.conv, dtype=run.compute.precision
         )
 
-    rule, total = protocol(run.evaluate.protocol), classes * run.method.ipc
+    rule, total = run.evaluate.rule(), classes * run.method.ipc
     teacher = net(run.teacher.arch)
     stages = {
         "teachers": training(teacher, 1, run.teacher.batch, how)

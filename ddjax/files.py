@@ -142,7 +142,7 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_bytes())
     except FileNotFoundError:
         raise DataError(f"file = {str(path)!r} does not exist.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"file = {str(path)!r} is not valid JSON: {error}.") from None
 
 
@@ -190,7 +190,7 @@ def read_lines(path: Path | str) -> list[Any]:
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             rows.append(json.loads(line))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             message = f"file = {str(path)!r}, line {number} is not valid JSON: {error}."
             raise DataError(message) from None
     return rows

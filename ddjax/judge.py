@@ -4,6 +4,7 @@ Rows (the set with its own labels, then each baseline) x architectures x seeds u
 architecture share its compiled programs.
 """
 
+import json
 import os
 import platform
 from collections.abc import Sequence
@@ -13,15 +14,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddjax import baselines, config, estimate, evaluate, models, relabel, report
+from ddjax import baselines, config, estimate, evaluate, lineup, models, relabel, report, whitened
 from ddjax.cost import Cost
 from ddjax.data import Dataset, open_data
 from ddjax.errors import ConfigError, DataError, out_of_range
+from ddjax.exchange import softlabels
 from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
 from ddjax.kernels.pool import default_how
 from ddjax.log import Log
 from ddjax.mesh import Spread
-from ddjax.protocols import protocol
+from ddjax.protocols import Protocol, Setting
 from ddjax.rundir import RunDir, is_empty, stoppable
 from ddjax.synset import DistilledSet
 from ddjax.types import Net
@@ -43,10 +45,10 @@ class Job(NamedTuple):
         return build_net(self.run, self.data, arch)
 
 
-def build_net(run: Any, data: Dataset, arch: str) -> Net:
-    """The network called ``arch`` for the images of ``data``; ConfigError where it does not suit them."""
+def build_net(run: Any, data: Dataset, arch: str, classes: int | None = None) -> Net:
+    """The network called ``arch`` for the images and classes of ``data``; ConfigError where it does not suit them."""
     return models.build(
-        arch, image_shape=data.train.shape, classes=len(data.class_names), conv=run.compute.conv,
+        arch, image_shape=data.train.shape, classes=classes or len(data.class_names), conv=run.compute.conv,
         dtype=run.compute.precision,
     )  # fmt: skip
 
@@ -91,10 +93,10 @@ def check_mesh(mesh: tuple[int, int] | None) -> None:
 
 def one_network(run: Any, data: Dataset) -> int:
     """Bytes of the largest network of this run, trained alone on its largest batch."""
-    archs, batches = set(run.evaluate.archs), [baselines.BATCH, protocol(run.evaluate.protocol).max_batch]
+    archs, batches = set(run.evaluate.archs), [baselines.BATCH, run.evaluate.rule().max_batch]
     if isinstance(run, config.Run):
         archs.add(run.teacher.arch)
-        batches.append(run.teacher.batch)
+        batches.append(run.teacher.batch or 0)
     return max(estimate.alone(build_net(run, data, arch), max(batches)) for arch in archs)
 
 
@@ -124,49 +126,76 @@ def check_ipc(ipc: int, data: Dataset) -> None:
         raise ConfigError(out_of_range("method.ipc", ipc, allowed, int(counts[smallest])))
 
 
-def view_plan(job: Job, images: int) -> relabel.Plan:
-    """The views that students of a set of this size will see."""
-    run, rule = job.run, protocol(job.run.evaluate.protocol)
+def setting(job: Job, images: int, made: DistilledSet | None, arch: str, classes: int | None = None) -> Setting:
+    """What the protocol is told of ``images`` images beside the set ``made``, for students called ``arch``."""
+    card, told = job.data.card, {}
+    if made is not None:
+        told = {"made": made.meta.get("augment"), "learned_lr": made.learned_lr, "scale": (made.mean, made.std)}
+    return Setting(
+        images, classes or len(job.data.class_names), card, arch, side=job.data.train.shape[0], **told
+    )  # fmt: skip
+
+
+def view_plan(
+    job: Job, images: int, made: DistilledSet | None = None, arch: str | None = None, rule: Protocol | None = None,
+    classes: int | None = None,
+) -> relabel.Plan:  # fmt: skip
+    """The views that students of a set of this size will see; those of the first architecture unless told."""
+    told = setting(job, images, made, arch or job.run.evaluate.archs[0], classes)
+    found = (rule or job.run.evaluate.rule()).at(told)
     return relabel.plan(
-        run.seed, images, rule.batch(images), rule.steps(images), job.data.card.augment, run.label.epochs
+        job.run.seed, images, found.batch, found.steps, found.augment, job.run.label.epochs, ragged=found.ragged
     )
 
 
 def judge(
     job: Job, made: DistilledSet, own: evaluate.Row, *, soft: relabel.Pool | None, base: relabel.Pool | None
 ) -> None:
-    """RUN/results.jsonl: the set and the baselines, every architecture, all seeds."""
-    run, data = job.run, job.data
-    rule, wanted, every = protocol(run.evaluate.protocol), run.evaluate.baseline_names(), run.compute.checkpoint_every
-    plan, ipc = view_plan(job, len(made.labels)), len(made.labels) // len(made.class_names)
-    trained = None
-    if "full_data" in wanted:
-        net = job.net(run.evaluate.archs[0])
-        trained = baselines.full_data(
-            net,
-            data,
-            seed=run.seed,
-            over=job.over,
-            every=every,
-            cache=job.cache,
-            log=job.log,
-            precision=run.compute.precision,
-        )
-        line = baselines.full_data_line(trained, net.name, rule.id, run.seed)
-        cell = {k: line[k] for k in ("name", "arch", "label_source", "protocol")}
-        evaluate.write_cell(job.folder.results, cell, [line])
-    first = job.net(run.evaluate.archs[0])
-    rows = [own, *baselines.rows(wanted, own, soft, base, trained, first, data, ipc=ipc, seed=run.seed)]
+    """RUN/results.jsonl: the set and the baselines, every architecture, all seeds; then the further evaluations."""
+    run, every = job.run, job.run.compute.checkpoint_every
+    first = students(job, made, run.evaluate.archs[0], len(own.images))
+    rows = lineup.rows(job, made, own, first, soft=soft, base=base)
     for arch in run.evaluate.archs:
-        group = evaluate.students(job.net(arch), rule, plan, made.mean, made.std, over=job.over)
-        evaluate.announce(
-            group, rows, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results, every=every, log=job.log
-        )
-        for row in rows:
-            evaluate.evaluate_row(
-                group, row, data, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results,
-                scratch=job.folder.scratch("evaluate"), every=every, log=job.log,
+        for size, some in lineup.of_size(rows).items():
+            here = (arch, size) == (run.evaluate.archs[0], len(own.images))
+            group = first if here else students(job, made, arch, size)
+            evaluate.announce(
+                group, some, seeds=run.evaluate.seeds, seed=run.seed, results=job.folder.results, every=every,
+                log=job.log,
             )  # fmt: skip
+            for row in some:
+                own_views = group if row.views is None else students(job, made, arch, size, plan=row.views)
+                evaluate.evaluate_row(
+                    own_views, with_classes(row, own, made), job.data, seeds=run.evaluate.seeds, seed=run.seed,
+                    results=job.folder.results, scratch=job.folder.scratch("evaluate"), every=every, log=job.log,
+                )  # fmt: skip
+    if run.evaluate.further:
+        from ddjax import further  # which stands on this module
+
+        further.run(job, made, rows, soft=soft)
+
+
+def students(
+    job: Job, made: DistilledSet, arch: str, size: int, *, classes: int | None = None, rule: Protocol | None = None,
+    plan: Any = None,
+) -> evaluate.Students:  # fmt: skip
+    """The programs of one architecture for rows of ``size`` images under the run's protocol.
+
+    For further evaluations: another number of ``classes``, another ``rule``; for recorded views: their ``plan``.
+    """
+    net = build_net(job.run, job.data, arch, classes)
+    told, chosen = setting(job, size, made, arch, classes), rule or job.run.evaluate.rule()
+    plan = plan or view_plan(job, size, made, arch, chosen, classes)
+    return evaluate.students(net, chosen, plan, made.mean, made.std, over=job.over, setting=told)
+
+
+def with_classes(row: evaluate.Row, own: evaluate.Row, made: DistilledSet) -> evaluate.Row:
+    """The row with the classes of its images: the set's, or those of real images, as many of each class in order."""
+    if row.labels is not None:
+        return row
+    classes = len(made.class_names)
+    real = np.repeat(np.arange(classes, dtype=np.int32), len(row.images) // classes)
+    return row._replace(labels=made.labels if row.images is own.images else real)
 
 
 def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
@@ -191,13 +220,13 @@ def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> Non
     check_mesh(asked.compute.mesh)
     for arch in asked.evaluate.archs:
         build_net(asked, data, arch)
-    if not asked.evaluate.baseline_names():
+    if not (asked.evaluate.baseline_names() or asked.evaluate.further):
         return
     counts = np.bincount(made.labels, minlength=len(made.class_names))
     if counts.min() != counts.max():
         raise DataError(
             f"set = {asked.set!r} has {counts.min()} to {counts.max()} images per class; the baselines need equal "
-            "numbers. Allowed: --evaluate.baselines none."
+            "numbers. Allowed: --evaluate.baselines none, and no --evaluate.further."
         )
     check_ipc(int(counts.max()), data)
 
@@ -235,13 +264,14 @@ def start(asked: config.Judge) -> Path:
     out = RunDir(Path(asked.workdir) if asked.workdir else home or place_of(Path(asked.set)))
     check_place(out, made, home)
     with stoppable(), locked(out.folder, wait=False):
-        if not out.config.exists():
+        if home is None or out.folder != home:  # the latest evaluation is what report.json tells
             method = {"class": "set", **(made.meta.get("method") or {})}
             method |= {"ipc": len(made.labels) // len(made.class_names)}
             atomic_write(out.config, to_json(config.to_json(asked) | {"method": method}))
             made.save(out.synset)
-        job = prepare(asked, out, data)
-        judge(job, made, own_row(job, made, home), soft=None, base=None)
+        job = prepare(asked, out, whitened.like(made, data))
+        own, soft = own_row(job, made, home)
+        judge(job, made, own, soft=soft, base=soft)
         atomic_write(out.cost, to_json(job.cost.as_dict()))
         report.keep(out.folder, data.train, [data.card.citation])
         page = report.write(out.folder)
@@ -250,21 +280,57 @@ def start(asked: config.Judge) -> Path:
     return out.folder
 
 
-def own_row(job: Job, made: DistilledSet, home: Path | None) -> evaluate.Row:
-    """The set with the labels stored in its run, where they are soft and hold this protocol's views; else hard."""
-    method = str((made.meta.get("method") or {}).get("class", "set"))
-    name, images = method.rsplit(":", 1)[-1].lower(), np.asarray(made.images)
-    hard = relabel.Hard(made.labels, len(made.class_names))
-    if home is None or job.run.label.source == "hard":
-        return evaluate.Row(name, "hard", images, hard)
-    about, plan = read_json(home / "labels" / "manifest.json"), view_plan(job, len(made.labels))
+def own_row(job: Job, made: DistilledSet, home: Path | None) -> tuple[evaluate.Row, relabel.Pool | None]:
+    """The set with the labels that ``label.source`` means, and their teacher where they are made here.
+
+    auto: those stored in its run, where they are soft, or view by view beside an imported set, which are replayed on
+    the very views they were stored for; else those it has learned; else, where the protocol asks for a teacher, those
+    of the network on all training images (base says so outright); else hard ones.
+    """
+    method, wanted = str((made.meta.get("method") or {}).get("class", "set")), job.run.label.source
+    row = evaluate.Row(
+        method.rsplit(":", 1)[-1].lower(), "hard", np.asarray(made.images),
+        relabel.Hard(made.labels, len(made.class_names)), labels=made.labels,
+    )  # fmt: skip
+    learned, recorded = made.label_logits, Path(job.run.set) / "labels" / "manifest.json"
+    if wanted == "hard":
+        return row, None
+    if wanted == "auto" and home is None and recorded.is_file():
+        views = softlabels.load(recorded.parent)
+        softlabels.check_fits(views, len(made.labels), len(made.class_names), recorded.parent)
+        source = relabel.Stored(views.logits)
+        return row._replace(label_source="fkd", source=source, table=views.logits, views=views), None
+    stored = stored_row(job, made, home, row) if home and wanted != "learned" else None
+    if stored:
+        return stored, None
+    if learned is not None and wanted in ("auto", "learned"):
+        return row._replace(label_source="learned", source=relabel.Learned(learned)), None
+    if wanted in ("learned", "pool"):
+        lacks = "has learned no labels" if wanted == "learned" else "brings no weak models"
+        raise ConfigError(f"label.source = {wanted!r}: the set {lacks}; allowed: auto, hard, base.")
+    if wanted == "base" or job.run.evaluate.rule().labels == "teacher":
+        teacher = lineup.shared_labels(job, lineup.shared_teacher(job))
+        return row._replace(label_source=teacher.name, source=teacher), teacher
+    return row, None
+
+
+def stored_row(job: Job, made: DistilledSet, home: Path, row: evaluate.Row) -> evaluate.Row | None:
+    """The set with the soft labels stored in its run; ConfigError where their views are not this protocol's."""
     table = relabel.load(home / "labels")
     if table is None:
-        return evaluate.Row(name, "hard", images, hard)
-    if (about["batch"], about["seed"], about["epochs"]) != (plan.batch, plan.seed, plan.epochs):
+        return None
+    about, plan = read_json(home / "labels" / "manifest.json"), view_plan(job, len(made.labels), made)
+    views = json.loads(to_json(plan.augment.said()))
+    if (about["batch"], about["seed"], about["epochs"], about["augment"]) != (
+        plan.batch,
+        plan.seed,
+        plan.epochs,
+        views,
+    ):
         raise ConfigError(
             f"label.source: the labels stored in {str(home)!r} are of {about['epochs']} epochs of batches of "
             f"{about['batch']} (seed {about['seed']}); this evaluation needs {plan.epochs} of {plan.batch} (seed "
-            f"{plan.seed}). Allowed: the run's own seed and protocol, or --label.source hard."
+            f"{plan.seed}), under the views of {job.run.evaluate.rule().id}. Allowed: the run's own seed and protocol, "
+            "or --label.source hard or base."
         )
-    return evaluate.Row(name, about["label_source"], images, relabel.Stored(table), table)
+    return row._replace(label_source=about["label_source"], source=relabel.Stored(table), table=table)

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,7 +35,6 @@ from ddjax.errors import ConfigError, DdjaxError, Interrupted
 from ddjax.files import atomic_write, clean_temporaries, content_hash, locked, read_json, to_json
 from ddjax.judge import Job
 from ddjax.methods import Context, name_of
-from ddjax.protocols import protocol
 from ddjax.synset import DistilledSet
 
 # ------------------------------------------------------------------------------------------ stages
@@ -110,7 +109,7 @@ def set_meta(job: Job, store: teachers.Store) -> dict[str, Any]:
             "pool_accuracy": list(store.pool_accuracy),
         },
         "label_source": source_name(run),
-        "protocol": run.evaluate.protocol,
+        "protocol": run.evaluate.rule().id,
         "seeds": [run.seed],
     }  # fmt: skip
 
@@ -125,19 +124,23 @@ def needs_pool(run: config.Run) -> bool:
     return "pool" in (run.method.needs.pool, source_name(run))
 
 
-def source(job: Job, store: teachers.Store, name: str, labels: np.ndarray) -> Any:
-    """The label source of that name."""
+def source(job: Job, store: teachers.Store, name: str, made: DistilledSet) -> Any:
+    """The label source of that name; ConfigError where the set has learned no labels."""
     if name == "hard":
-        return relabel.Hard(labels, len(job.data.class_names))
-    softened = protocol(job.run.evaluate.protocol).tau if job.run.label.average == "softmax" else None
+        return relabel.Hard(made.labels, len(job.data.class_names))
+    if name == "learned":
+        if made.label_logits is None:
+            raise ConfigError("label.source = 'learned': the method learns no labels; allowed: auto, hard, pool, base.")
+        return relabel.Learned(made.label_logits)
+    softened = job.run.evaluate.rule().tau if job.run.label.average == "softmax" else None
     return relabel.Pool(store.net, store.of(name), job.over, name, softened)
 
 
 def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/labels: a target for every view."""
-    plan = judge.view_plan(job, len(made.labels))
+    plan = judge.view_plan(job, len(made.labels), made)
     name = source_name(job.run)
-    origin = source(job, store, name, made.labels)
+    origin = source(job, store, name, made)
     with job.cost.stage("label"):
         table = None
         if origin.soft:
@@ -149,11 +152,11 @@ def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
 def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/results.jsonl: the set and the baselines, every architecture, all seeds."""
     run, name = job.run, source_name(job.run)
-    origin = source(job, store, name, made.labels)
+    origin = source(job, store, name, made)
     own = evaluate.Row(name_of(run.method), name, np.asarray(made.images), origin, relabel.load(job.folder.labels))
-    soft = origin if origin.soft else source(job, store, run.method.needs.pool, made.labels)
+    soft = origin if origin.soft else source(job, store, run.method.needs.pool, made)
     with job.cost.stage("evaluate"):
-        judge.judge(job, made, own, soft=soft, base=source(job, store, "base", made.labels))
+        judge.judge(job, made, own, soft=soft, base=source(job, store, "base", made))
 
 
 # ---------------------------------------------------------------------------------------- the whole
@@ -164,7 +167,8 @@ def stage_tags(run: config.Run, data: Dataset) -> dict[str, str]:
     written = config.to_json(run)
     base = {"data": data.hash, "teacher": written["teacher"], "seed": run.seed, "precision": run.compute.precision}
     tags = {"distill": content_hash(base | {"method": written["method"]})}
-    tags["label"] = content_hash([tags["distill"], written["label"], run.evaluate.protocol])
+    rule = [run.evaluate.protocol, *run.evaluate.modify]
+    tags["label"] = content_hash([tags["distill"], written["label"], *rule])
     tags["evaluate"] = content_hash([tags["label"], written["evaluate"]])
     return tags
 
@@ -228,6 +232,32 @@ def finish(job: Job) -> None:
     job.log.say(f"report: {page}")
 
 
+class Admitted(NamedTuple):
+    """A run that may start: its folder, its configuration as it is stored, its data, and the stages left to do."""
+
+    folder: rundir.RunDir
+    written: dict[str, Any]
+    data: Dataset
+    left: list[str]
+
+
+def admit(run: config.Run, launch: config.Launch, folder: Path, data: Dataset | None = None) -> Admitted:
+    """Refuse all that can be refused before a device is touched or a file is written; ``data``: opened before."""
+    written = config.to_json(run)
+    claimed = rundir.claim(folder, written, resume=launch.resume, overwrite=launch.overwrite, only=launch.only)
+    if set(launch.only) == {"report"} and not claimed.results.exists():
+        raise ConfigError(
+            f"--only = report: there is nothing to report in {str(folder)!r}; run the other stages first."
+        )
+    rundir.check_writable(folder, "--workdir")
+    rundir.check_writable(run.compute.cache_folder(), "compute.cache")
+    data = data or open_data(run.data, run.seed)
+    check(run, data)
+    tags = stage_tags(run, data)
+    left = list(tags) if launch.overwrite else stages_left(claimed, tags, launch.only)
+    return Admitted(claimed, written, data, left)
+
+
 def start(run: config.Run, launch: config.Launch) -> int:
     """Carry out a run; returns the exit code."""
     if launch.check:
@@ -237,18 +267,7 @@ def start(run: config.Run, launch: config.Launch) -> int:
         print(estimate.sentence(found), file=sys.stderr)
         return 0 if found["fits"] else 2
     folder = Path(run.workdir) if run.workdir else rundir.default_folder(run.name)
-    written = config.to_json(run)
-    claimed = rundir.claim(folder, written, resume=launch.resume, overwrite=launch.overwrite, only=launch.only)
-    if set(launch.only) == {"report"} and not claimed.results.exists():
-        raise ConfigError(
-            f"--only = report: there is nothing to report in {str(folder)!r}; run the other stages first."
-        )
-    rundir.check_writable(folder, "--workdir")
-    rundir.check_writable(run.compute.cache_folder(), "compute.cache")
-    data = open_data(run.data, run.seed)
-    check(run, data)
-    if not launch.overwrite:
-        stages_left(claimed, stage_tags(run, data), launch.only)
+    claimed, written, data, _ = admit(run, launch, folder)
     with rundir.stoppable(), locked(folder, wait=False):
         if launch.overwrite:
             rundir.empty(folder)

@@ -36,11 +36,16 @@ class Plan(NamedTuple):
     batch: int
     epochs: int
     augment: Augment
+    ragged: bool = False  # whether an epoch ends with a short batch, filled up; else the rest is left out
+
+    def __repr__(self) -> str:
+        shown = {name: value for name, value in self._asdict().items() if name != "ragged" or value}
+        return f"Plan({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @property
     def per_epoch(self) -> int:
         """Batches of an epoch."""
-        return max(1, self.size // self.batch)
+        return -(-self.size // self.batch) if self.ragged else max(1, self.size // self.batch)
 
     @property
     def count(self) -> int:
@@ -49,7 +54,21 @@ class Plan(NamedTuple):
 
     def index(self) -> np.ndarray:
         """Which images each batch holds, int32 ``[count, B]``."""
-        return sampler.epoch_batches(self.seed, "views", 0, self.count, self.size, self.batch)
+        return self.batches(self.seed, "views", 0, self.count)[0]
+
+    def batches(self, seed: int, name: str, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images int32 ``[count, B]`` of the batches from ``start`` on, of epochs shuffled by ``seed``, and how many
+        of each batch count ``[count]``."""
+        if self.ragged:
+            return sampler.whole_epochs(seed, name, start, count, self.size, self.batch)
+        index = sampler.epoch_batches(seed, name, start, count, self.size, self.batch)
+        return index, np.full(count, self.batch, np.int32)
+
+    def held(self, v: np.ndarray) -> np.ndarray:
+        """How many images count in the batches ``v`` of the plan; fewer than B only in an epoch's ragged last."""
+        rest = self.size - (self.per_epoch - 1) * self.batch
+        last = (np.asarray(v) % self.per_epoch == self.per_epoch - 1) & self.ragged
+        return np.where(last, rest, self.batch).astype(np.int32)
 
     def key(self) -> jax.Array:
         """The key from which every view is drawn."""
@@ -66,18 +85,28 @@ class Plan(NamedTuple):
         return (shuffled * self.per_epoch + steps % self.per_epoch).astype(np.int32)
 
 
-def plan(seed: int, size: int, batch: int, steps: int, augment: Augment, epochs: int | None = None) -> Plan:
+def plan(
+    seed: int, size: int, batch: int, steps: int, augment: Augment, epochs: int | None = None, *, ragged: bool = False
+) -> Plan:
     """The plan for students of ``steps`` steps; at most ``epochs`` epochs are stored and replayed in turn."""
-    needed = math.ceil(steps / max(1, size // batch))
-    return Plan(seed, size, batch, min(needed, epochs or needed), augment)
+    one = Plan(seed, size, batch, 1, augment, ragged and bool(size % batch))
+    needed = math.ceil(steps / one.per_epoch)
+    return one._replace(epochs=min(needed, epochs or needed))
 
 
 def seen(plan: Plan, images: jax.Array, base: jax.Array, index: jax.Array, v: jax.Array) -> tuple[jax.Array, View]:
-    """Batch ``v``: the images ``index [B]`` of ``images [N, H, W, D]`` through their view, and the view."""
+    """Batch ``v``: the images ``index [B]`` of ``images [N, H, W, D]`` through their view, and the view.
+
+    Views that were recorded elsewhere (`ddjax.exchange.softlabels.Recorded`) are looked up instead of drawn.
+    """
+    if not isinstance(plan, Plan):
+        return plan.seen(images, base, index, v)
     drawn = views.draw_view(
         jax.random.fold_in(base, v), plan.augment, index, v, image_size=(images.shape[1], images.shape[2])
     )
-    return views.apply_view(images[index], drawn), drawn
+    if plan.augment == Augment():
+        return images[index], drawn
+    return views.apply_view(images[index], drawn, augment=plan.augment), drawn
 
 
 class Hard:
@@ -96,6 +125,20 @@ class Hard:
     def nbytes(self) -> int:
         """One int32 per image."""
         return 4 * self.table.shape[0]
+
+
+class Learned(Hard):
+    """The set's own labels, learned with its images: ``label_logits`` [M, C], the same for every view of an image."""
+
+    name = "learned"
+
+    def __init__(self, label_logits: np.ndarray):
+        self.logits = np.asarray(label_logits, np.float32)
+        self.table = jax.nn.softmax(jnp.asarray(self.logits))
+
+    def nbytes(self) -> int:
+        """The stored logits."""
+        return self.logits.nbytes
 
 
 class Pool:
@@ -167,7 +210,7 @@ def targets(
     """
     index, numbers, base = plan.index(), np.arange(plan.count, dtype=np.int32), plan.key()
     if isinstance(source, Hard):
-        if not plan.augment.cutmix:
+        if not plan.augment.mixes:
             return np.asarray(source.table, np.float16)[index]
         hard = jax.jit(lambda index, v: jax.lax.map(lambda i: hard_one(plan, source, images, base, *i), (index, v)))
         return np.asarray(hard(index, numbers), np.float16)
@@ -194,7 +237,7 @@ def save(folder: Path, name: str, plan: Plan, table: np.ndarray | None, images: 
     """Write RUN/labels: manifest.json, and the stored targets where the labels are soft."""
     about = {
         "schema": 1, "label_source": name, "images": images, "batch": plan.batch, "epochs": plan.epochs,
-        "views": plan.count * plan.batch, "augment": plan.augment._asdict(), "seed": plan.seed,
+        "views": plan.count * plan.batch, "augment": plan.augment.said(), "seed": plan.seed,
         "bytes": 4 * images if table is None else table.nbytes, "sha256": None,
     }  # fmt: skip
     with atomic_folder(folder) as out:

@@ -5,12 +5,15 @@ results.jsonl, records.jsonl, cost.json, and the two files that ``keep`` wrote w
 at hand: samples.safetensors (``images`` uint8 ``[M, H, W, D]``, ``labels`` int32 ``[M]``: real
 images to show beside the synthetic ones) and citations.bib. Equal files give equal bytes.
 
-The page asks nothing of a network and runs no script. The only file that draws.
+The page asks nothing of a network and runs no script; its Content-Security-Policy lets it do neither. The only file
+that draws.
 """
 
 import base64
 import dataclasses
+import hashlib
 import io
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,28 +22,24 @@ from typing import Any
 import numpy as np
 
 import ddjax
-from ddjax import cite
+from ddjax import cite, scores
 from ddjax.files import atomic_write, to_json
 from ddjax.log import duration
-from ddjax.tally import (
-    BASELINES,
-    CITATIONS,
-    SAMPLES,
-    Files,
-    method_name,
-    percent,
-    read,
-    rows,
-    size,
-    stored_label_bytes,
-    summary,
-    table,
-)
+from ddjax.runfiles import CITATIONS, SAMPLES, Files, read
+from ddjax.tally import BASELINES, budget_note, own_cell, percent, rows, size, stored_label_bytes, summary, table, title
 
 __all__ = ["keep", "table", "write"]
 
 STAGES = ("teachers", "distill", "label", "evaluate")
 CLASSES, SIDE, POINTS, PANELS = 20, 72, 400, 6  # most classes, pixels, points, panels shown
+PARTS = {  # what further evaluations are called; other names as they are
+    "optimisers": "Other optimisers",
+    "coverage": "Coverage and diversity",
+    "nas": "Architecture search",
+    "continual": "Continual learning",
+    "privacy": "Membership inference",
+    "augmentation": "Without augmentation",
+}
 CELL = 60  # CSS pixels of an image on the page; five fit beside five
 
 
@@ -150,37 +149,16 @@ def shown_rows(files: Files) -> list[dict[str, Any]]:
     for row in rows(files):
         own, std = row["name"] not in BASELINES, row["accuracy_std"] or 0.0
         low, high = (float(np.clip(row["accuracy_mean"] + d, 0, 1)) for d in (-std, std))
-        budget = row["budget"] or {}
         found.append(row | {
             "own": own,
             "title": title(files) if own else BASELINES[row["name"]],
-            "note": ", ".join(spend(n, budget[n]) for n in sorted(budget, key=_spending)),
+            "note": budget_note(row["budget"]),
             "percent": percent(row["accuracy_mean"], row["accuracy_std"]),
             "at": round(100 * row["accuracy_mean"], 2),
             "low": round(100 * low, 2),
             "width": round(100 * (high - low), 2),
         })  # fmt: skip
     return found
-
-
-def _spending(name: str) -> tuple[int, str]:
-    first = ("epochs", "steps", "images", "seconds")
-    return (first.index(name) if name in first else len(first), name)
-
-
-def spend(name: str, value: Any) -> str:
-    """One entry of a budget: ``20 epochs``, ``34 s``, ``lr 0.05``."""
-    if name == "seconds":
-        return duration(float(value))
-    if name == "features":
-        return {"full_data": "on full-data features"}.get(value, f"on {value}")
-    return f"{value:,} {name}" if name in ("epochs", "steps", "images") else f"{name} {value}"
-
-
-def title(files: Files) -> str:
-    """The method's name as people write it."""
-    name = method_name(files)
-    return {"sre2l": "SRe2L"}.get(name, name.capitalize())
 
 
 def tiles(files: Files, found: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
@@ -209,6 +187,13 @@ def tiles(files: Files, found: Sequence[Mapping[str, Any]]) -> list[dict[str, st
     return made
 
 
+def source_notes(files: Files) -> list[str]:
+    """What the manifest of an imported set tells its user, in sentences without the full stop."""
+    found = files.made.meta.get("source") if files.made else None
+    notes = found.get("notes") if isinstance(found, dict) else None
+    return [str(note).removesuffix(".") for note in notes] if isinstance(notes, list) else []
+
+
 def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     """A configuration as dotted names and values."""
     if isinstance(value, dict) and value:
@@ -217,6 +202,77 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
         value = " ".join(str(item) for item in value)
     word = "–" if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
     return [(name, word)]
+
+
+def score_lines(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """LRS and ARS as the page shows them, with what they are made of; a score without its rows is left out."""
+    made = []
+    for name in ("lrs", "ars"):
+        if found and found.get(name) is not None:
+            made.append((name.upper(), score_text(found, name)))
+    if made and found and found.get("hlr") is not None:
+        made.append(("lost to all training images, hard labels", f"{points(found['hlr'])} points"))
+        made.append(("gained over random images, same labels", f"{points(found['ior'])} points"))
+    return made
+
+
+def score_text(found: Mapping[str, Any], name: str) -> str:
+    """``0.219 [0.204, 0.233]``; without brackets where every row has one seed."""
+    ends = found.get(f"{name}_interval")
+    return f"{found[name]:.3f}" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
+
+
+def points(fraction: float) -> str:
+    """A difference of accuracies in points: ``+2.4``, ``−0.9``."""
+    return f"{100 * fraction:+.1f}".replace("-", "−")
+
+
+def gaps(files: Files) -> list[dict[str, Any]]:
+    """The set minus each other row of its architecture and protocol, seed by seed, as the page shows them."""
+    own = own_cell(files)
+    return [
+        row | {
+            "title": BASELINES.get(row["name"], title(files)),
+            "points": points(row["difference"]),
+            "range": "[" + ", ".join(map(points, row["interval"])) + "]",
+            "p": f"{row['p_sign_flip']:.2g}",
+        }
+        for row in (scores.differences(files.results, own) if own else [])
+    ]  # fmt: skip
+
+
+def further(files: Files) -> list[dict[str, Any]]:
+    """The tables of further evaluations: a column of numbers stands right."""
+    made = []
+    for name, found in files.further.items():
+        lines = found["rows"]
+        numeric = [
+            any(is_number(line[i]) for line in lines) and all(line[i] is None or is_number(line[i]) for line in lines)
+            for i in range(len(found["columns"]))
+        ]
+        made.append({
+            "title": PARTS.get(name, name.replace("_", " ").capitalize()),
+            "note": found.get("note", ""),
+            "columns": [{"name": c, "number": n} for c, n in zip(found["columns"], numeric, strict=True)],
+            "rows": [[entry(value) for value in line] for line in lines],
+        })  # fmt: skip
+    return made
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def entry(value: Any) -> str:
+    """One entry of a table as text: ``–`` for nothing, four digits of a fraction, thousands apart."""
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(entry(item) for item in value)
+    if isinstance(value, bool) or not is_number(value):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def machine(found: Mapping[str, Any] | None) -> str | None:
@@ -228,16 +284,48 @@ def machine(found: Mapping[str, Any] | None) -> str | None:
 
 
 def protocol_facts(name: str | None) -> list[tuple[str, str]]:
-    """The fields of a protocol that ships with ddjax; nothing of one that does not."""
+    """The fields of a protocol that ships with ddjax, then its clauses; nothing of one that does not ship."""
     from ddjax.protocols import PROTOCOLS
 
-    fields = dataclasses.asdict(PROTOCOLS[name]) if name in PROTOCOLS else {}
-    return flat({field: value for field, value in fields.items() if value != ""})
+    if name not in PROTOCOLS:
+        return []
+    found = {f.name: getattr(PROTOCOLS[name], f.name) for f in dataclasses.fields(PROTOCOLS[name])}
+    cases = [(where(case), ", ".join(" ".join(pair) for pair in flat(dict(case.then)))) for case in found.pop("cases")]
+    return flat({field: value for field, value in found.items() if value not in ("", ())}) + cases
+
+
+def where(case: Any) -> str:
+    """The conditions of a protocol's clause: ``where ipc <= 10, side >= 128``."""
+    words = {
+        "cards": f"card {' or '.join(case.cards)}", "archs": f"network {' or '.join(case.archs)} …",
+        "classes": f"{' or '.join(map(str, case.classes))} classes", "least": f"classes >= {case.least}",
+        "ipc": f"ipc <= {case.ipc:g}" if case.ipc else "", "side": f"side >= {case.side}",
+        "augmented": "augmented" if case.augmented else "not augmented",
+    }  # fmt: skip
+    given = [text for field, text in words.items() if getattr(case, field) not in (None, (), math.inf)]
+    return f"where {', '.join(given)}" if given else "else"
+
+
+def render(template: str, script: str = "", **values: Any) -> str:
+    """A page of ours from a template beside this file; ``script`` is the one script that its policy admits."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    allowed = ["default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'"]
+    if script:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        allowed.append(f"script-src 'sha256-{digest}'")
+    allowed.append("form-action 'none'")
+    return environment.get_template(template).render(
+        version=ddjax.__version__, policy="; ".join(allowed), script=script, cell=CELL, **values
+    )
 
 
 def page(files: Files) -> str:
     """The whole of report.html."""
-    import jinja2
     from markupsafe import Markup
 
     found = shown_rows(files)
@@ -248,26 +336,28 @@ def page(files: Files) -> str:
     shown = gallery(files, files.config.get("report", {}).get("images_per_class", 10))
     small = files.made is None or max(files.made.images.shape[1:3]) <= 48
     most = min(5, max((len(item["synthetic"]) for item in shown), default=1))
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(
-        version=ddjax.__version__,
+    own, apart = own_cell(files), gaps(files)
+    return render(
+        "report.html.j2",
         facts=facts,
         title=title(files),
         classes=len(files.made.class_names) if files.made else None,
         images=len(files.made) if files.made else None,
         source=files.made.meta.get("label_source") if files.made else None,
-        notes=dataset.get("notes") or [],
+        notes=[*(dataset.get("notes") or []), *source_notes(files)],
         licence=files.made.manifest()["licence"] if files.made else None,
         tiles=tiles(files, found),
         rows=found,
         archs=list(dict.fromkeys((row["protocol"], row["arch"]) for row in found)),
         gallery=shown,
         curves=[panel | {"svg": Markup(panel["svg"])} for panel in curves(files.records)],
+        scores=score_lines(facts["scores"]),
+        differences=apart,
+        own_arch=own[1] if own else None,
+        own_source=own[2] if own else None,
+        smallest=f"{0.5 ** (apart[0]['seeds'] - 1):.2g}" if apart and apart[0]["seeds"] <= scores.EXACT else None,
+        further=further(files),
         pixelated=small,
-        cell=CELL,
         strip=(CELL + 4) * most,
         kinds=("synthetic", "real") if files.samples else ("synthetic",),
         teachers=files.teachers,

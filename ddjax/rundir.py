@@ -120,6 +120,11 @@ def deciding(config: dict[str, Any], skip: set[str]) -> dict[str, Any]:
 _asked: list[str] = []  # the signals that asked for the end of the run
 
 
+def asked_to_stop() -> bool:
+    """Whether a signal has asked for the end."""
+    return bool(_asked)
+
+
 def stop_if_asked(checkpoint: Any = None, *state: Any) -> None:
     """A safe point: where a signal has asked for the end, ``checkpoint.save(*state)`` and Interrupted."""
     if _asked:

@@ -24,6 +24,7 @@ from ddjax import survey, train
 from ddjax.checkpoint import Checkpoint
 from ddjax.data.cards import Card
 from ddjax.data.feed import Feed
+from ddjax.data.sampler import epoch_batches
 from ddjax.errors import ConfigError, DataError
 from ddjax.files import atomic_folder, content_hash, locked, read_json, to_json
 from ddjax.kernels import augment as views
@@ -61,13 +62,13 @@ def program(net: Net, recipe: Recipe, card: Card, count: int, over: Spread, fold
 
     def make_batch(data, x):
         images, labels, base = data
-        index, step = x
+        index, step, rows = x
         view = views.draw_view(
             jax.random.fold_in(base, step), card.augment, index, step, image_size=net.image_shape[:2]
         )
         seen = views.apply_view(survey.normalise(images[index], card.mean, card.std), view)
         onehot = losses.onehot(labels[index], net.classes)
-        return Example(over.batch(seen, count), views.mix_labels(onehot, view), jnp.float32(0.0))
+        return Example(over.batch(seen, count), views.mix_labels(onehot, view), jnp.float32(0.0), rows)
 
     return train.make_run(train.make_step(net, recipe, make_batch, fold), over)
 
@@ -107,7 +108,8 @@ class Trainer(NamedTuple):
         def chunks(start: int, n: int) -> train.Chunk:
             images, labels, index = feed.chunk(start, n)
             numbers = np.arange(start, start + n, dtype=np.int32)
-            xs = (jnp.asarray(index), jnp.asarray(numbers))
+            rows = epoch_batches(self.seed, stage, start, n, len(self.data.train), self.batch)
+            xs = (jnp.asarray(index), jnp.asarray(numbers), jnp.asarray(rows))
             xs = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (count, *a.shape)), xs)
             return train.Chunk((images, labels, base), xs)
 

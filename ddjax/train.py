@@ -7,6 +7,7 @@
 ``fold = (init, update)`` watches training without changing it: snapshots, statistics of the path, forgetting counts.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,11 +25,24 @@ from ddjax.types import Net, Tree
 class Recipe(NamedTuple):
     """How the weights move (static)."""
 
-    optimiser: str = "sgd"  # sgd (heavy ball) | adamw (decoupled decay)
+    optimiser: str = "sgd"  # sgd (heavy ball) | adamw (decoupled decay) | adam (no decay)
     momentum: float = 0.9
-    weight_decay: float = 5e-4  # on weights only: leaves of two or more dimensions
+    weight_decay: float = 5e-4
     warmup: int = 0  # steps of linear warm-up before the cosine
     tau: float = 1.0  # temperature of the loss on soft targets
+    decay: str = "weights"  # what decays: weights (leaves of two or more dimensions) | all
+    shape: str = "cosine"  # of the rate: cosine | stairs | tail | steps | warm; see rate_factor
+    every: int = 1  # steps for which the rate of stairs and tail stays
+    stretch: float = 1.0  # stairs: how many times the training's length the cosine's half period is
+    drops: tuple[int, ...] = ()  # steps: from which update on the rate is multiplied by drop, each time
+    drop: float = 0.1
+    forget: bool = False  # steps: the momentum is lost at a drop
+    floor: float = 0.0  # warm: the rate's last value, a share of the peak
+    hard: str = "ce"  # loss on probabilities: ce | mse (on targets as they are given)
+    soft: str = "kl"  # loss on teacher logits: kl (tau^2 KL) | plain_kl (KL) | ce (their softmax) | mse (the same,
+    # centred) | mse_ce (mean squared difference of logits + ce times the cross-entropy with the image's class)
+    ce: float = 0.0
+    clean: bool = False  # before each update a pass over the unmixed images moves the running statistics
 
 
 class Example(NamedTuple):
@@ -37,6 +51,11 @@ class Example(NamedTuple):
     images: jax.Array  # [B, H, W, D] normalised
     targets: jax.Array  # [B, C]
     soft: jax.Array  # [] 0. or 1.
+    index: jax.Array | None = None  # [B] positions of the images in their split, for a fold that asks which they were
+    logits: jax.Array | None = None  # [B, C] what the network said of them before the update; the step fills it in
+    weight: jax.Array | None = None  # [B] 1. for what counts, 0. for what fills up a short last batch; None: all count
+    hard: jax.Array | None = None  # [B, C] the images' own classes, unmixed, for the loss mse_ce
+    clean: jax.Array | None = None  # [B, H, W, D] the images unmixed, for a recipe that asks
 
 
 class Member(NamedTuple):
@@ -59,8 +78,10 @@ class Fold(NamedTuple):
 
 def transform(recipe: Recipe, params: Tree) -> optax.GradientTransformation:
     """The update direction of a recipe, before the learning rate."""
-    weights = jax.tree.map(lambda p: p.ndim > 1, params)
+    weights = jax.tree.map(lambda p: p.ndim > 1 or recipe.decay == "all", params)
     decay = optax.add_decayed_weights(recipe.weight_decay, mask=weights)
+    if recipe.optimiser == "adam":
+        return optax.chain(optax.scale_by_adam())
     if recipe.optimiser == "adamw":
         return optax.chain(optax.scale_by_adam(), decay)
     return optax.chain(decay, optax.trace(recipe.momentum))
@@ -74,11 +95,57 @@ def schedule(step: jax.Array, total: jax.Array, warmup: int) -> jax.Array:
     return jnp.where(step < warmup, rise, 0.5 * (1.0 + jnp.cos(jnp.pi * phase)))
 
 
+def rate_factor(recipe: Recipe, step: jax.Array, total: jax.Array) -> jax.Array:
+    """The rate at update ``step`` of ``total`` as a share of its peak; e = floor(step / every), E = total / every.
+
+    cosine  warm-up, then 1/2 (1 + cos(pi t / T)) by updates (``schedule``)
+    stairs  1/2 (1 + cos(pi e / (stretch E)))
+    tail    the same with stretch 2 up to e = 5 E / 6; from there 1/2 (1 + cos(5 pi / 12)) (1 - e / E)
+    steps   drop ** (how many of ``drops`` are past)
+    warm    step / warmup, then a cosine from 1 to ``floor`` at the end
+    """
+    if recipe.shape == "cosine":
+        return schedule(step, total, recipe.warmup)
+    if recipe.shape == "steps":
+        past = sum(((step >= at).astype(jnp.float32) for at in recipe.drops), start=jnp.float32(0.0))
+        return jnp.float32(recipe.drop) ** past
+    if recipe.shape == "warm":
+        at, end = step.astype(jnp.float32), total.astype(jnp.float32)
+        phase = jnp.clip((at - recipe.warmup) / jnp.maximum(end - recipe.warmup, 1.0), 0.0, 1.0)
+        fall = recipe.floor + (1.0 - recipe.floor) * 0.5 * (1.0 + jnp.cos(jnp.pi * phase))
+        return jnp.where(at < recipe.warmup, at / max(recipe.warmup, 1), fall)
+    if recipe.shape not in ("stairs", "tail"):
+        raise ValueError(f"recipe: shape = {recipe.shape!r}; allowed: cosine, stairs, tail, steps, warm.")
+    share = (step // recipe.every).astype(jnp.float32) * recipe.every / total.astype(jnp.float32)
+    if recipe.shape == "stairs":
+        return 0.5 * (1.0 + jnp.cos(jnp.pi * share / recipe.stretch))
+    smooth = 0.5 * (1.0 + jnp.cos(jnp.pi * share / 2.0))
+    return jnp.where(share <= 5.0 / 6.0, smooth, 0.5 * (1.0 + math.cos(5 * math.pi / 12)) * (1.0 - share))
+
+
 def batch_loss(logits: jax.Array, batch: Example, tau: float) -> jax.Array:
     """Cross-entropy to probabilities, or ``tau^2 KL`` to teacher logits, as the batch says."""
     targets = batch.targets.astype(logits.dtype)
     soft = losses.soft_kl(logits, targets, tau)
     return jnp.where(batch.soft > 0.5, soft, losses.cross_entropy(logits, targets))
+
+
+def loss_of(recipe: Recipe, logits: jax.Array, batch: Example) -> jax.Array:
+    """The loss of a batch under a recipe: by the kind of its targets, over the images that count."""
+    if (recipe.hard, recipe.soft) == ("ce", "kl") and batch.weight is None:
+        return batch_loss(logits, batch, recipe.tau)
+    targets = batch.targets.astype(logits.dtype)
+    hard = losses.by_image(recipe.hard, logits, targets)
+    if recipe.soft == "mse_ce":
+        if batch.hard is None:
+            raise ValueError("the loss mse_ce needs the images' classes.")
+        soft = jnp.mean((logits - targets) ** 2, axis=-1) + recipe.ce * losses.by_image("ce", logits, batch.hard)
+    elif recipe.soft in ("kl", "plain_kl"):
+        soft = losses.by_image("kl", logits, targets, recipe.tau) * (recipe.tau**2 if recipe.soft == "kl" else 1.0)
+    else:
+        soft = losses.by_image(recipe.soft, logits, losses.as_probabilities(recipe.soft, targets))
+    each = jnp.where(batch.soft > 0.5, soft, hard)
+    return jnp.mean(each) if batch.weight is None else jnp.sum(each * batch.weight) / jnp.sum(batch.weight)
 
 
 def init_member(net: Net, recipe: Recipe, key: jax.Array, lr: float | jax.Array, fold: Fold | None = None) -> Member:
@@ -100,23 +167,37 @@ def make_step(net: Net, recipe: Recipe, make_batch: Callable, fold: Fold | None 
     fold = fold or Fold()
 
     def step(member: Member, data: Tree, x: Tree, count: jax.Array, total: jax.Array):
-        batch = make_batch(data, x)
+        batch, before = make_batch(data, x), member.state
+        if recipe.clean and batch.clean is not None and jax.tree.leaves(before):
+            before = net.apply(member.params, before, batch.clean, train=True).state
 
         def loss(params):
-            out = net.apply(params, member.state, batch.images, train=True)
-            return batch_loss(out.logits, batch, recipe.tau), out.state
+            out = net.apply(params, before, batch.images, train=True)
+            return loss_of(recipe, out.logits, batch), (out.state, out.logits)
 
-        (value, state), grads = jax.value_and_grad(loss, has_aux=True)(member.params)
+        (value, (state, logits)), grads = jax.value_and_grad(loss, has_aux=True)(member.params)
         if member.mask:
             grads = jax.tree.map(jnp.multiply, grads, member.mask)
-        optimise = transform(recipe, member.params)
-        direction, optimiser = optimise.update(grads, member.optimiser, member.params)
-        rate = member.lr * schedule(count, total, recipe.warmup)
+        optimise, moved = transform(recipe, member.params), member.optimiser
+        if recipe.forget:
+            kept = jnp.all(count != jnp.asarray(recipe.drops, count.dtype)).astype(jnp.float32)
+            moved = jax.tree.map(lambda m: m * kept.astype(m.dtype), moved)
+        direction, optimiser = optimise.update(grads, moved, member.params)
+        rate = member.lr * rate_factor(recipe, count, total)
         params = jax.tree.map(lambda p, d: p - rate * d, member.params, direction)
-        carry = fold.update(member.fold, count, params, state, grads, batch)
+        carry = fold.update(member.fold, count, params, state, grads, batch._replace(logits=logits))
         return Member(params, state, optimiser, member.lr, member.mask, carry), value
 
     return step
+
+
+def average(decay: float) -> Fold:
+    """A fold that holds the running average of the weights, ``a <- decay a + (1 - decay) theta``, from the first on."""
+
+    def update(carry, step, params, state, grads, batch):
+        return jax.tree.map(lambda a, p: decay * a + (1.0 - decay) * p, carry, params)
+
+    return Fold(lambda params, state: jax.tree.map(jnp.copy, params), update)
 
 
 def make_run(step: Callable, over: Spread) -> Callable:
@@ -164,8 +245,12 @@ def fit(
     config_hash: str = "",
     every: int = 500,
     finite: bool = True,
+    marks: tuple[int, ...] = (),
+    look: Callable[[int, Member], None] = lambda step, members: None,
 ) -> Member:
     """Train ``members`` for ``steps`` steps; resumes from ``checkpoint`` and saves to it about every ``every`` steps.
+
+    ``look(step, members)`` is called after the updates that ``marks`` names (before a checkpoint of that step).
 
     ``chunks(start, n)`` must be a pure function of its arguments: a run that is killed and resumed then ends with the
     same bits. A non-finite loss raises DivergenceError naming the stage and the window of steps; with ``finite`` False
@@ -182,7 +267,8 @@ def fit(
     total = jnp.int32(steps)
     while start < steps:
         stop_if_asked(checkpoint, start, members, config_hash)
-        count = min(chunk, steps - start)
+        ahead = [mark for mark in marks if mark > start]
+        count = min(chunk, steps - start, *(mark - start for mark in ahead[:1]))
         data, xs = chunks(start, chunk)
         members, loss = run(members, data, xs, jnp.int32(start), jnp.int32(count), total)
         value = jax.device_get(loss)
@@ -192,6 +278,8 @@ def fit(
                 f"{saved}. Lower the learning rate or check the input images for odd values."
             )
         start += count
+        if start in marks:
+            look(start, members)
         if checkpoint is not None and start < steps and start // every > (start - count) // every:
             checkpoint.save(start, members, config_hash=config_hash)
             saved = start

@@ -37,7 +37,10 @@ class Net(NamedTuple):
 
 
 class Augment(NamedTuple):
-    """Which random views a set admits (static numbers; nothing here is drawn)."""
+    """Which random views a set admits (static numbers; nothing here is drawn).
+
+    Order: randaugment, then shuffle, crop, flip, roll, then dsa or dc, then CutMix or MixUp.
+    """
 
     pad: int = 0  # zero padding of a random crop, pixels
     flip: bool = False  # left-right, probability 1/2
@@ -45,6 +48,33 @@ class Augment(NamedTuple):
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # RandomResizedCrop: width / height
     roll: int = 0  # cyclic shift of the whole batch by up to this many pixels
     cutmix: float = 0.0  # alpha of CutMix's Beta(alpha, alpha); 0 = off
+    cutmix_p: float = 1.0  # probability that a batch is mixed
+    mixup: float = 0.0  # alpha of MixUp's Beta(alpha, alpha); 0 = off; not together with CutMix
+    mix_batch: bool = False  # one lambda and one box for the whole batch, as most published recipes draw them
+    shuffle: int = 0  # patch shuffle: columns and rows, each cut into this many strips in random order; 0, 1 = off
+    dsa: tuple[str, ...] = ()  # kernels/dsa: one of these ops for a batch
+    dsa_always: tuple[str, ...] = ()  # and before it, all of these in order
+    dc: tuple[str, ...] = ()  # kernels/dcaug: one of these ops for each image
+    randaugment: tuple[int, int] | None = None  # kernels/randaugment: ops an image, magnitude of 0 .. 30
+    scale: tuple[tuple[float, ...], tuple[float, ...]] = ((), ())  # mean, std by which randaugment finds the pixels
+
+    def said(self) -> dict[str, Any]:
+        """The fields by name, without those that came later where they are off: what hashes and files hold."""
+        always = Augment._fields[:6]
+        return {k: v for k, v in self._asdict().items() if k in always or v != Augment._field_defaults[k]}
+
+    def __repr__(self) -> str:
+        return f"Augment({', '.join(f'{name}={value!r}' for name, value in self.said().items())})"
+
+    @property
+    def mixes(self) -> bool:
+        """Whether labels are mixed too."""
+        return bool(self.cutmix or self.mixup)
+
+    @property
+    def layers(self) -> int:
+        """How many drawn ops an image goes through, besides crop, flip, roll and mixing."""
+        return (1 + len(self.dsa_always) if self.dsa else 0) + bool(self.dc) + (self.randaugment or (0,))[0]
 
 
 class View(NamedTuple):
@@ -56,9 +86,12 @@ class View(NamedTuple):
     box: jax.Array  # [B, 4] top, left, height, width of the crop, pixels of the source (may lie outside: zeros)
     flip: jax.Array  # [B] bool
     roll: jax.Array  # [2] cyclic shift (rows, columns), pixels, of the whole batch
-    mix_index: jax.Array  # [B] CutMix partner, a position in the batch (its own position: no mixing)
-    mix_lambda: jax.Array  # [B] share of the pixels that stays the image's own
+    mix_index: jax.Array  # [B] partner, a position in the batch (its own position: no mixing)
+    mix_lambda: jax.Array  # [B] share that stays the image's own: of the pixels (CutMix) or of their values (MixUp)
     mix_box: jax.Array  # [B, 4] the rectangle taken from the partner: top, left, height, width, pixels
+    strips: jax.Array  # [B, 2, f] patch shuffle: which strip comes to which place, rows and columns; f = 0: none
+    ops: jax.Array  # [L, B] which op of the Augment's names, in each of its L layers
+    numbers: jax.Array  # [L, B, 3] uniform numbers that the op's parameters are made of
 
 
 class Moments(NamedTuple):

@@ -71,7 +71,7 @@ def test_a_wrong_command_is_told_the_nearest(capsys):
     assert cli.main(["lanch"]) == 2
     said = capsys.readouterr().err
     assert said == (
-        "ddjax: command = 'lanch' is not known; allowed: launch, evaluate, report, data. Did you mean 'launch'?\n"
+        f"ddjax: command = 'lanch' is not known; allowed: {', '.join(cli.COMMANDS)}. Did you mean 'launch'?\n"
     )
 
 
@@ -80,6 +80,8 @@ def test_a_wrong_command_is_told_the_nearest(capsys):
     [
         (["report"], 2),
         (["report", "--help"], 0),
+        (["sweep"], 2),
+        (["sweep", "--help"], 0),
         (["data"], 2),
         (["data", "fetch"], 2),
         (["data", "fetch", "--help"], 0),

@@ -73,16 +73,19 @@ def test_a_run_is_judged_again_beside_cheap_baselines(copy, capsys):
     before = read_lines(copy / "results.jsonl")
     assert judged(copy, "--compute.mesh", "1", "1") == 0
     assert read_lines(copy / "results.jsonl")[: len(before)] == before
-    assert len(lines(copy, name="teddy")) == 2
+    assert [(line["label_source"], line["seed"]) for line in lines(copy, name="teddy")] == [
+        ("pool", 0), ("pool", 1), ("hard", 0), ("hard", 1)
+    ]  # fmt: skip
     assert {line["name"] for line in lines(copy)} == {"teddy", *config.CHEAP_BASELINES}
     report = read_json(copy / "report.json")
     assert (report["results"][0]["label_source"], report["results"][0]["seeds"]) == ("pool", 2)
-    assert [row["name"] for row in report["baselines"]] == ["random_hard", "kmeans", "herding"]
+    assert [row["name"] for row in report["baselines"]] == list(config.CHEAP_BASELINES)
+    assert [row["label_source"] for row in report["results"]] == ["pool", "hard"]  # side by side
     assert all(row["budget"] == {"features": "pixels"} for row in report["baselines"][1:])
     assert "random_hard" in capsys.readouterr().out
     assert "teacher" in read_json(copy / "config.json")  # still the run's own
     assert judged(copy / "synset", "--compute.mesh", "1", "1") == 0  # the set's folder stands for its run
-    assert len(lines(copy)) == 8
+    assert len(lines(copy)) == 12
 
 
 def test_hard_labels_instead_of_the_stored_ones_are_a_row_of_their_own(copy):

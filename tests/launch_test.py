@@ -30,7 +30,10 @@ TINY = [
     "--method.steps", "6", "--evaluate.archs", ARCH, "--evaluate.protocol", "tiny", "--evaluate.seeds", "2",
     "--compute.mesh", "1", "1",
 ]  # fmt: skip
-BASELINES = {"random_hard", "random_soft", "kmeans", "herding", "base_labels", "full_data"}
+BASELINES = {
+    "random_hard", "random_soft", "random_early_soft", "kmeans", "herding", "kcenter", "forgetting", "base_labels",
+    "random_same_bytes", "full_data",
+}  # fmt: skip
 REGISTERED = """
 import dataclasses, runpy
 from ddjax.protocols import PROTOCOLS, Protocol
@@ -75,6 +78,12 @@ def content(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
+def own_lines(folder):
+    """The lines of the set with its own labels."""
+    lines = read_lines(folder / "results.jsonl")
+    return [line for line in lines if (line["name"], line["label_source"]) == ("teddy", "pool")]
+
+
 def refuse(*args, **kwargs):
     raise AssertionError("work was started")
 
@@ -116,20 +125,28 @@ def test_the_report_has_the_keys_that_others_read(done):
         "schema", "dataset", "method", "ipc", "protocol", "results", "baselines", "scores", "cost", "bytes"
     }  # fmt: skip
     row = {"arch", "label_source", "accuracy_mean", "accuracy_std", "seeds"}
-    assert [set(r) for r in report["results"]] == [row]
+    assert [set(r) for r in report["results"]] == [row] * 2
+    assert [r["label_source"] for r in report["results"]] == ["pool", "hard"]  # side by side
     assert all(set(r) == row | {"name", "budget"} for r in report["baselines"])
     assert {r["name"] for r in report["baselines"]} == BASELINES
     assert set(report["cost"]) == {"wall_s", "peak_memory_bytes", "compile_s"}
     assert set(report["cost"]["wall_s"]) == {"teachers", "distill", "label", "evaluate"}
     assert set(report["bytes"]) == {"images", "labels", "projector", "backbone_if_shipped"}
-    assert (report["dataset"], report["method"], report["ipc"], report["scores"]) == ("digits", "teddy", 1, None)
-    own = [line for line in read_lines(done / "results.jsonl") if line["name"] == "teddy"]
+    assert (report["dataset"], report["method"], report["ipc"]) == ("digits", "teddy", 1)
+    scores = report["scores"]
+    assert 0 < scores["lrs"] < 1 and scores["lrs_interval"][0] <= scores["lrs"] and scores["ars"] is None
+    assert scores["random"] == {"name": "random_soft", "label_source": "pool"}
+    spent = next(r for r in report["baselines"] if r["name"] == "random_same_bytes")["budget"]
+    assert spent["bytes_allowed"] == report["bytes"]["images"] + report["bytes"]["labels"] >= spent["bytes"]
+    early = next(r for r in report["baselines"] if r["name"] == "random_early_soft")
+    assert early["label_source"] == "early" and early["budget"]["stopped_epoch"] in early["budget"]["tried_epochs"]
+    own = own_lines(done)
     assert [line["seed"] for line in own] == [0, 1]
     first = report["results"][0]
     assert (first["arch"], first["label_source"], first["seeds"]) == (ARCH, "pool", 2)
     assert first["accuracy_mean"] == pytest.approx(np.mean([line["accuracy"] for line in own]))
     page = (done / "report.html").read_text()
-    assert "<html" in page and "http-equiv" not in page and "<script" not in page
+    assert "<html" in page and "Content-Security-Policy" in page and "refresh" not in page and "<script" not in page
 
 
 # -------------------------------------------------------------------------------- whose folder it is
@@ -177,8 +194,7 @@ def test_overwriting_makes_the_same_set_anew(copy, done):
     assert not (copy / "older").exists()
     for name in ("synset/images.safetensors", "labels/labels.safetensors", "synset/manifest.json"):
         assert (copy / name).read_bytes() == (done / name).read_bytes()
-    accuracy = [[line["accuracy"] for line in read_lines(run / "results.jsonl") if line["name"] == "teddy"]
-                for run in (copy, done)]  # fmt: skip
+    accuracy = [[line["accuracy"] for line in own_lines(run)] for run in (copy, done)]
     assert accuracy[0] == accuracy[1]
 
 
@@ -213,14 +229,14 @@ def test_only_evaluate_adds_to_a_run(copy, monkeypatch):
     monkeypatch.setattr(distill, "distill", refuse)
     assert main(copy, "--only", "evaluate", "report", "--evaluate.seeds", "3", "--evaluate.baselines", "none") == 0
     report = read_json(copy / "report.json")
-    assert report["results"][0]["seeds"] == 3 and len(report["baselines"]) == 6
+    assert report["results"][0]["seeds"] == 3 and len(report["baselines"]) == len(BASELINES)
     assert read_json(copy / "config.json")["evaluate"]["seeds"] == 3
 
 
 def test_only_label_makes_the_labels_again_and_evaluate_follows(copy):
     assert main(copy, "--only", "label", "evaluate", "--label.epochs", "4", "--evaluate.baselines", "none") == 0
     assert load_file(copy / "labels" / "labels.safetensors")["logits"].shape == (4, 10, 10)
-    lines = [line for line in read_lines(copy / "results.jsonl") if line["name"] == "teddy"]
+    lines = own_lines(copy)
     assert len({line["inputs"] for line in lines}) == 2 and len(lines) == 4  # the old ones were not read back
 
 

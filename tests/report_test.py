@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from ddjax import report, tally
+from ddjax.config import BASELINES
 from ddjax.errors import DataError
 from ddjax.files import append_line
 from ddjax.log import text_table
@@ -147,6 +148,107 @@ def test_report_json_is_that_of_the_design(run):
     }  # fmt: skip
 
 
+def test_scores_and_paired_differences_come_from_the_lines(run):
+    for seed in range(3):
+        append_line(run / "results.jsonl", _line("random_soft", "convnet3", "pool", seed, 0.55 + 0.1 * seed, None))
+    text = Page(report.write(run).read_text(encoding="utf-8")).text
+    found = json.loads((run / "report.json").read_text())["scores"]
+    # full data 0.9, hard labels 0.2, the set 0.6, random images with its labels 0.65: LRS of -0.05 / 2 - 0.7 / 2
+    assert found["lrs"] == pytest.approx((np.exp(-0.375) - np.exp(-1)) / (np.exp(1) - np.exp(-1)))
+    assert found["ars"] is None
+    assert "LRS" in text and "ARS is" in text and "−5.0 points" in text and "+70.0 points" in text
+    assert "+30.0[+30.0, +30.0]" in text and "is at least 0.25" in text
+    gaps = report.gaps(tally.read(run))
+    assert [(gap["title"], gap["points"]) for gap in gaps] == [
+        ("Teddy", "+40.0"), ("Random real images", "+30.0"), ("Random real images", "−5.0"),
+    ]  # fmt: skip
+
+
+def test_further_evaluations_are_shown_as_they_were_written(run):
+    table = {
+        "columns": ["attack", "auc", "rows"],
+        "rows": [["loss <b>", 0.51234, None], ["lira", 0.5, 1200]],
+        "note": "AUC.",
+    }
+    (run / "further.json").write_text(json.dumps({"schema": 1, "membership_inference": table}))
+    page = report.write(run).read_text(encoding="utf-8")
+    shown = Page(page)
+    assert shown.open == []
+    for text in ("Membership inference", "AUC.", "loss <b>", "0.5123", "1,200", "–"):
+        assert text in shown.text
+    assert '<th>attack</th><th class="number">auc</th><th class="number">rows</th>' in page
+
+
+def test_a_policy_forbids_scripts_and_requests(run):
+    page = report.write(run).read_text(encoding="utf-8")
+    policy = page.partition('http-equiv="Content-Security-Policy" content="')[2].partition('"')[0]
+    assert "default-src &#39;none&#39;" in policy and "script-src" not in policy and "http" not in policy
+
+
+BROKEN = {
+    "config.json": (
+        '{"schema": 1, "data": {}, "method": {"class": "teddy", "ipc": 1}, "evaluate": {}}',
+        "lacks data.train",
+    ),
+    "results.jsonl": ('{"schema": 1, "name": "teddy"}\n', "line 1, lacks arch, label_source, protocol, seed, accuracy"),
+    "records.jsonl": ('{"schema": 1, "stage": "s", "step": 1}\n', "line 1, lacks values"),
+    "cost.json": ('{"schema": 7}', "has schema 7; this ddjax reads up to schema 1. Upgrade ddjax"),
+    "labels/manifest.json": ("[]", "is no object with a schema"),
+    "further.json": ('{"schema": 1, "nas": {"columns": ["a"], "rows": [[1, 2]]}}', "nas is no table"),
+    "samples.safetensors": ("x", "is no safetensors file"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_by_name(name, run):
+    (run / name).write_text(BROKEN[name][0])
+    with pytest.raises(DataError) as told:
+        report.write(run)
+    assert name in str(told.value) and BROKEN[name][1] in str(told.value)
+    assert not (run / "report.json").exists()
+
+
+HARMED = [
+    ("config.json", ("seed",), "0"), ("config.json", ("report",), []), ("config.json", ("data", "subset"), "all"),
+    ("config.json", ("method", "ipc"), True), ("config.json", ("evaluate", "archs"), "mlp"),
+    ("config.json", ("data", "train"), 3), ("cost.json", ("wall_s",), {"a": "b"}), ("cost.json", ("compile_s",), None),
+    ("labels/manifest.json", ("bytes",), "9"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "place", "value"), HARMED)
+def test_a_value_of_another_kind_is_refused_by_name(name, place, value, run):
+    found = inner = json.loads((run / name).read_text())
+    for word in place[:-1]:
+        inner = inner[word]
+    inner[place[-1]] = value
+    (run / name).write_text(json.dumps(found))
+    with pytest.raises(DataError, match=rf"{name}'.*another kind of value"):
+        report.write(run)
+
+
+@pytest.mark.parametrize("accuracy", ["1.5", "-0.1", "NaN", "true", '"0.5"', "56.5"])
+def test_an_accuracy_that_is_no_fraction_is_refused(accuracy, run):
+    line = json.dumps(_line("teddy", "mlp", "pool", 7, 0.25, None)).replace(
+        '"accuracy": 0.25', f'"accuracy": {accuracy}'
+    )
+    with open(run / "results.jsonl", "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(DataError, match=r"results.jsonl', line 14,.*accuracy"):
+        report.write(run)
+
+
+def test_intervals_are_those_of_student(run):
+    found = {(row["name"], row["arch"], row["label_source"]): row for row in tally.rows(tally.read(run))}
+    low, high = found["teddy", "convnet3", "pool"]["interval"]
+    assert (low, high) == pytest.approx((0.6 - 4.302653 * 0.1 / 3**0.5, 0.6 + 4.302653 * 0.1 / 3**0.5))
+    assert found["full_data", "convnet3", "hard"]["interval"] is None
+
+
+def test_every_baseline_has_a_title():
+    assert set(BASELINES) <= set(tally.BASELINES)
+
+
 def test_a_seed_counts_once_and_other_protocols_stay_out_of_the_json(run):
     append_line(run / "results.jsonl", _line("teddy", "convnet3", "pool", 2, 0.4, None))
     other = _line("teddy", "convnet3", "pool", 0, 0.99, None) | {"protocol": "P-DC"}
@@ -210,7 +312,7 @@ def test_large_and_float_images_are_shown_small(tmp_path):
     images = rng.normal(size=(2, 100, 50, 3)).astype(np.float32)
     labels = np.arange(2, dtype=np.int32)
     made = DistilledSet(images, labels, ("a", "b"), (0.5,) * 3, (0.2,) * 3)
-    files = tally.Files(CONFIG, made, None, [], [], [], None, {}, "")
+    files = tally.Files(CONFIG, made, None, [], [], [], None, None, {}, "")
     for item in report.gallery(files, 4):
         (uri,) = item["synthetic"]
         small = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
@@ -256,6 +358,33 @@ def test_curves_are_thinned_and_take_the_last_line_of_a_step():
 )
 def test_size(count, text):
     assert tally.size(count) == text
+
+
+def test_a_protocol_shows_its_fields_and_its_clauses():
+    found = dict(report.protocol_facts("P-RDED"))
+    assert found["where card cifar100, network convnet3 …"] == "max_batch 25, rates 0.002"
+    assert found["where 100 or 1000 classes, ipc <= 10"] == "max_batch 100" and found["tau"] == "20.0"
+    assert "cases" not in found and report.protocol_facts("P-RDED+modified") == report.protocol_facts(None) == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        (None, ""),
+        ({"lr": 0.05, "seconds": 34.0, "epochs": 20, "steps": 1180}, "20 epochs, 1,180 steps, 34 s, lr 0.05"),
+        ({"features": "full_data"}, "on full-data features"),
+        (
+            {"bytes_allowed": 1500, "bytes": 1360, "ipc": 2, "cut_by": None},
+            "2 images per class, 1.36 kB, 1.5 kB allowed",
+        ),
+        (
+            {"teacher": "full_data", "stopped_epoch": 3, "epochs": 20, "teacher_accuracy": 0.5, "tried_epochs": [1, 3]},
+            "stopped after epoch 3 of 20, labels of the network on all images, its accuracy 50.0 %",
+        ),
+    ],
+)
+def test_a_budget_in_words(budget, words):
+    assert tally.budget_note(budget) == words
 
 
 def test_the_configuration_shows_numbers_as_numbers():

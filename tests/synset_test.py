@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save
 
+from ddjax import zca
 from ddjax.errors import DataError
 from ddjax.files import content_hash, to_json
 from ddjax.synset import DistilledSet
@@ -125,16 +126,26 @@ def _rewrite(folder, tensors=None, **changes):
         ({"schema": "absent"}, "names no schema"),
         ({"mean": "absent"}, "lacks mean"),
         ({"teacher": "absent"}, "lacks teacher"),
-        ({"std": 1.0}, "wrong kind at std"),
+        ({"std": 1.0}, "std = 1.0 is of the wrong kind; allowed: array"),
         ({"classes": 4}, "3 class names for 4 classes"),
         ({"class_names": ["a", "b"], "classes": 2}, "labels run from 0 to 2; allowed: 0 to 1"),
-        ({"class_names": ["a", "b", "a"]}, "a class name occurs twice"),
+        ({"class_names": ["a", "b", "a"]}, "class_names holds a value twice: 'a'"),
         ({"shape": [6, 4, 5, 1]}, "says shape"),
         ({"dtype": "float32"}, "says dtype"),
         ({"mean": [0.5]}, "mean has 1 and std 3 values; allowed: 3"),
-        ({"std": [0.0, 1.0, 1.0]}, "std > 0"),
-        ({"zca": "zca-1"}, "zca = 'zca-1' is not known"),
-        ({"decode": {"factor": 2}}, "decode = "),
+        ({"std": [0.0, 1.0, 1.0]}, "std[0] = 0.0 is out of range; allowed: > 0"),
+        ({"zca": "zca-1"}, "zca = 'zca-1' is of the wrong kind; allowed: object or null"),
+        (
+            {"zca": {"transform": "zap", "eps": 0.1, "hash": "0" * 64}},
+            "zca.transform = 'zap' is not known; allowed: eps",
+        ),
+        ({"zca": {"transform": "eps", "eps": 0.1}}, "lacks zca.hash"),
+        ({"decode": {"factor": 2}}, "decode = {…} is of the wrong kind; allowed: null"),
+        ({"space": "normalised"}, "says space normalised, the files have pixels"),
+        ({"range": [0, 1]}, "says range [0, 1], the files have [0, 255]"),
+        ({"bytes": {"images": 360, "labels": 25}}, "says bytes"),
+        ({"dataset": "digits"}, "dataset = 'digits' is of the wrong kind; allowed: object or null"),
+        ({"export": {}}, "is the copy of an export"),
     ],
 )
 def test_manifests_that_do_not_fit(tmp_path, changes, message):
@@ -154,8 +165,13 @@ def test_manifests_that_do_not_fit(tmp_path, changes, message):
         ({"labels": np.full(6, 3, np.int32)}, "labels run from 3 to 3; allowed: 0 to 2"),
         ({"labels": None}, "holds no labels"),
         ({"images": np.zeros((6, 4, 5), np.uint8)}, "shape"),
-        ({"images": np.zeros((6, 4, 5, 3), np.float16)}, "dtype = dtype('float16') is not known"),
+        ({"images": np.zeros((6, 4, 5, 3), np.float16)}, "dtype = 'float16' is not known"),
         ({"images": np.full((6, 4, 5, 3), np.nan, np.float32)}, "6 of 6 images hold values that"),
+        ({"label_logits": np.zeros((6, 2), np.float32)}, "label_logits are float32[6, 2]; allowed: float32[6, 3]"),
+        ({"label_logits": np.full((6, 3), np.inf, np.float32)}, "label_logits hold 18 values that are not finite"),
+        ({"learned_lr": np.array(0, np.float32)}, "learned_lr = 0.0 is out of range; allowed: > 0"),
+        ({"learned_lr": np.zeros(2, np.float32)}, "learned_lr is float32[2]; allowed: float32[]"),
+        ({"factor": np.zeros(2, np.float32)}, "holds factor; allowed: images, labels"),
     ],
 )
 def test_tensors_that_do_not_fit(tmp_path, tensors, message):
@@ -178,3 +194,107 @@ def test_what_is_no_safetensors_file_is_named(tmp_path):
 def test_a_set_that_does_not_fit_is_not_made():
     with pytest.raises(DataError, match=r"DistilledSet: labels are int64"):
         _set(labels=np.zeros(6, np.int64))
+
+
+def test_meta_that_no_manifest_can_hold_is_refused_before_anything_is_written(tmp_path):
+    for meta, message in (
+        ({"dataset": "digits"}, "dataset = 'digits' is of the wrong kind; allowed: object or null"),
+        ({"method": ["teddy"]}, "method = [1 values] is of the wrong kind; allowed: object or null"),
+        ({"teacher": {"accuracy": float("nan")}}, "meta holds what JSON cannot"),
+        ({"teacher": {"accuracy": np.float32(1)}}, "meta holds what JSON cannot"),
+    ):
+        with pytest.raises(DataError) as caught:
+            _set(meta=meta).save(tmp_path / "x")
+        assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+    _set(meta={"seeds": (1, 2)}).save(tmp_path / "x")
+    assert DistilledSet.load(tmp_path / "x").meta["seeds"] == [1, 2]
+
+
+def _learned(**changes) -> DistilledSet:
+    rng = np.random.Generator(np.random.Philox(8))
+    real = rng.standard_normal((20, 4, 5, 3)).astype(np.float32)
+    white = zca.fit(real, transform="eps", eps=0.1)
+    fields = {
+        "images": zca.apply(white, real[:6]), "label_logits": rng.standard_normal((6, 3)).astype(np.float32),
+        "learned_lr": 0.02, "zca": white, "meta": {"augment": "dsa", "source": {"preset": "mtt"}},
+    }  # fmt: skip
+    return _set("float32", **(fields | changes))
+
+
+def test_learned_labels_rate_and_whitening_come_back_to_the_bit(tmp_path):
+    made = _learned()
+    made.save(tmp_path / "a")
+    found = DistilledSet.load(tmp_path / "a")
+    assert (found.space, found.soft, found.learned_lr) == ("whitened", True, float(np.float32(0.02)))
+    assert found.label_logits is not None
+    assert found.zca is not None
+    assert found.label_logits.tobytes() == made.label_logits.tobytes()
+    assert found.zca[:2] == ("eps", 0.1)
+    assert all(getattr(found.zca, n).tobytes() == getattr(made.zca, n).tobytes() for n in zca.TENSORS)
+    assert (found.meta["augment"], found.meta["source"]) == ("dsa", {"preset": "mtt"})
+    about = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    white = (tmp_path / "a" / "zca.safetensors").read_bytes()
+    assert about["zca"] == {"transform": "eps", "eps": 0.1, "hash": hashlib.sha256(white).hexdigest()}
+    assert about["bytes"] == {
+        "images": 6 * 240, "labels": 24, "label_logits": 72, "learned_lr": 4, "zca": 4 * (60 + 2 * 3600),
+    }  # fmt: skip
+    found.save(tmp_path / "b")
+    for name in ("images.safetensors", "manifest.json", "zca.safetensors"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    normal = zca.unapply(made.zca, made.images)
+    np.testing.assert_allclose(found.arrays()[0], normal * np.float32(made.std) + np.float32(made.mean), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_logits": np.zeros((6, 4), np.float32)}, "label_logits are float32[6, 4]; allowed: float32[6, 3]"),
+        ({"learned_lr": -1.0}, "learned_lr = -1.0 is out of range; allowed: > 0"),
+        ({"learned_lr": float("nan")}, "learned_lr = nan is out of range"),
+        ({"images": np.zeros((6, 4, 5, 3), np.uint8)}, "uint8 images with a zca; allowed: float32"),
+        ({"images": np.zeros((6, 4, 4, 3), np.float32)}, "zca mean is float32[60]; allowed: float32[48]"),
+    ],
+)
+def test_learned_parts_that_do_not_fit(changes, message):
+    with pytest.raises(DataError) as caught:
+        _learned(**changes)
+    assert message in str(caught.value)
+
+
+def test_a_whitening_that_was_changed_lost_or_smuggled_in_is_refused(tmp_path):
+    _learned().save(tmp_path)
+    path = tmp_path / "zca.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + bytes(4))
+    with pytest.raises(DataError, match=r"zca.safetensors'.*cut short or changed"):
+        DistilledSet.load(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"zca.safetensors' does not exist"):
+        DistilledSet.load(tmp_path)
+    _set().save(tmp_path)
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"zca.safetensors lies in the folder, but zca is null"):
+        DistilledSet.load(tmp_path)
+
+
+def test_every_problem_is_told_at_once(tmp_path):
+    _rewrite(
+        tmp_path, {"images": np.full((6, 4, 5, 3), np.nan, np.float32), "labels": np.full(6, 9, np.int32)},
+        classes=4, mean=[0.5],
+    )  # fmt: skip
+    with pytest.raises(DataError) as caught:
+        DistilledSet.load(tmp_path)
+    text = str(caught.value)
+    assert f"set = {str(tmp_path)!r} has 7 problems:" in text
+    for part in ("labels run from 9 to 9", "6 of 6 images", "mean has 1", "3 class names for 4", "says dtype uint8"):
+        assert part in text
+
+
+def test_manifests_that_are_no_plain_json_are_refused(tmp_path):
+    for content in (b"[" * 100_000, b'{"schema": 1, "x": ' + b"[" * 5000 + b"]" * 5000 + b"}", b'{"schema": NaN}',
+                    b"\xff\xfe", b"", b"[]", b"null", b'{"schema": true}', b'{"schema": 1, "ddjax": "\\ud800"}',
+                    b'{"schema": 1' + b"0" * 5000 + b"}", b'{"schema": 1e400}'):  # fmt: skip
+        (tmp_path / "manifest.json").write_bytes(content)
+        with pytest.raises(DataError, match=r"manifest.json|newer|schema"):
+            DistilledSet.load(tmp_path)

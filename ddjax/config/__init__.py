@@ -29,6 +29,7 @@ from ddjax.config.flags import apply, misfits, show_help, split
 from ddjax.config.groups import (
     BASELINES,
     CHEAP_BASELINES,
+    FURTHER,
     STAGES,
     Compute,
     Data,
@@ -46,6 +47,7 @@ from ddjax.files import read_json
 __all__ = [
     "BASELINES",
     "CHEAP_BASELINES",
+    "FURTHER",
     "STAGES",
     "Compute",
     "Data",
@@ -131,9 +133,15 @@ JUDGE_HELP = """Judge a distilled set: train students on it from scratch, beside
 
   ddjax evaluate RUN
   ddjax evaluate RUN/synset --evaluate.archs convnet3 resnet18 --evaluate.seeds 3
-  ddjax evaluate SET --data.train folder:photos --evaluate.baselines cheap
+  ddjax evaluate SET --data.train folder:photos --protocol P-DC --archs convnet3,vgg11 --seeds 5
 
+--protocol, --modify, --archs, --seeds, --baselines, --further stand for --evaluate.protocol and so on.
 Data, labels and seed are those of the run that the set lies in, where it lies in one."""
+
+
+SHORT = {
+    name: f"evaluate.{name}" for name in ("protocol", "modify", "archs", "seeds", "baselines", "further")
+}  # flags of `ddjax evaluate` that need no group
 
 
 def read_config(path: str) -> Run:
@@ -214,7 +222,8 @@ def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> Judge:
         run = read_config(str(home / "config.json"))
         evaluate = dataclasses.replace(run.evaluate, baselines=judge.evaluate.baselines)
         judge = dataclasses.replace(judge, seed=run.seed, data=run.data, label=run.label, evaluate=evaluate)
-    judge = apply(judge, [flag for flag in flags if flag.name != "help"], problems)
+    wanted = [flag._replace(name=SHORT.get(flag.name, flag.name)) for flag in flags if flag.name != "help"]
+    judge = apply(judge, wanted, problems)
     judge = _settled(judge, lambda value: value, problems)
     if problems:
         raise ConfigError(listed(problems))

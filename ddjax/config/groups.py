@@ -13,10 +13,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from ddjax.errors import choice, out_of_range
+from ddjax.errors import ConfigError, choice, out_of_range
 
 if TYPE_CHECKING:
     from ddjax.methods.base import Method
+    from ddjax.protocols import Protocol as Rules
 
     class Opens(Protocol):
         """A user's own data set: a frozen dataclass with this method."""
@@ -29,8 +30,12 @@ else:
     Spec = str  # what a flag can write
 
 STAGES = ("teachers", "distill", "label", "evaluate", "report")
-CHEAP_BASELINES = ("random_hard", "kmeans", "herding")
-BASELINES = (*CHEAP_BASELINES, "random_soft", "base_labels", "full_data")
+CHEAP_BASELINES = ("random_hard", "kmeans", "herding", "kcenter")
+BASELINES = (
+    *CHEAP_BASELINES,
+    *("random_soft", "random_early_soft", "forgetting", "base_labels", "random_same_bytes", "full_data"),
+)
+FURTHER = ("optimisers", "coverage", "nas", "continual", "privacy", "augmentation")
 
 # Training of the base model per card; SRe2L's published squeeze recipes where there is one
 # (Tiny-ImageNet: Yin and Shen 2024; CIFAR: Yin et al. 2023), the other rows are ours.
@@ -210,8 +215,8 @@ class Teacher:
 class Label:
     """Where the labels of the distilled images come from."""
 
-    source: Literal["auto", "hard", "pool", "base"] = "auto"
-    """hard: the class; pool: weak models' mean logits; base: the base's; auto: the method's own."""
+    source: Literal["auto", "hard", "learned", "pool", "base"] = "auto"
+    """hard: the class; learned: the set's own; pool: weak models' mean logits; base: the base's; auto: the method's."""
     average: Literal["logits", "softmax"] = "logits"
     """What is averaged over a pool: raw logits, or softmax(z / tau) at the protocol's temperature."""
     epochs: int | None = None
@@ -228,28 +233,41 @@ class Evaluate:
 
     protocol: str = "ddjax-1"
     """Named evaluation protocol (optimiser, schedule, augmentation, loss, validation rule)."""
+    modify: tuple[str, ...] = ()
+    """Other values for its fields, e.g. epochs=10; its id becomes ID+modified."""
     archs: tuple[str, ...] = ("convnet3",)
     """Architectures of the students."""
     seeds: int = 5
     """Students per architecture, all trained in one compiled program."""
     baselines: str | tuple[str, ...] = "all"
-    """none, cheap, all, or of: random_hard kmeans herding random_soft base_labels full_data."""
+    """none, cheap, all, or names: random_hard kmeans herding kcenter random_soft random_early_soft
+    forgetting base_labels random_same_bytes full_data."""
+    further: tuple[str, ...] = ()
+    """Further evaluations: optimisers coverage nas continual privacy augmentation."""
 
     def check(self, prefix: str = "evaluate") -> list[str]:
         """Every complaint about these values, as sentences."""
         from ddjax.models import check_name
-        from ddjax.protocols import PROTOCOLS
 
         problems = _at_least(self, prefix, seeds=1)
-        if self.protocol not in PROTOCOLS:
-            problems.append(choice(f"{prefix}.protocol", self.protocol, PROTOCOLS))
+        try:
+            self.rule()
+        except ConfigError as error:
+            problems.append(str(error))
         problems += [f"{prefix}.archs: {w}" for name in self.archs if (w := check_name(name))]
         if not self.archs:
             problems.append(out_of_range(f"{prefix}.archs", self.archs, "at least one name", ("convnet3",)))
         several = isinstance(self.baselines, tuple)
         allowed = BASELINES if several else ("none", "cheap", "all", *BASELINES)
         words = self.baselines if several else (self.baselines,)
+        problems += [choice(f"{prefix}.further", word, FURTHER) for word in self.further if word not in FURTHER]
         return problems + [choice(f"{prefix}.baselines", word, allowed) for word in words if word not in allowed]
+
+    def rule(self) -> "Rules":
+        """The protocol, with the fields that ``modify`` gives it."""
+        from ddjax.protocols import protocol
+
+        return protocol(self.protocol).changed(self.modify)
 
     def baseline_names(self) -> tuple[str, ...]:
         """The baselines to run, by name."""

@@ -46,7 +46,8 @@ class Card:
     @property
     def hash(self) -> str:
         """sha256 of all that the card says, for manifests."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        said = asdict(self) | {"augment": list(self.augment.said().values())}
+        text = json.dumps(said, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -26,6 +26,24 @@ def epoch_batches(seed: int, name: str, start: int, count: int, n: int, batch: i
     return out
 
 
+def whole_epochs(seed: int, name: str, start: int, count: int, n: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same with the rest: indices int32 ``[count, batch]`` and how many of each batch count ``[count]``.
+
+    With ``s = ceil(n / batch)`` steps an epoch, the last batch holds the ragged rest, filled up by repeating its own
+    images; those behind its count are to weigh nothing. ConfigError unless ``1 <= batch <= n``.
+    """
+    if not 1 <= batch <= n:
+        use = min(max(batch, 1), n)
+        raise ConfigError(out_of_range(f"{name}: batch", batch, f"1 .. {n} (the images)", use))
+    steps = -(-n // batch)
+    out, held = np.empty((count, batch), np.int32), np.empty(count, np.int32)
+    for row, step in enumerate(range(start, start + count)):
+        at = step % steps * batch
+        images = _permutation(seed, name, step // steps, n)[at : at + batch]
+        out[row], held[row] = np.resize(images, batch), len(images)
+    return out, held
+
+
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, name: str, epoch: int, n: int) -> np.ndarray:
     order = numpy_rng(seed, name, epoch).permutation(n).astype(np.int32)

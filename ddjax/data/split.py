@@ -206,7 +206,7 @@ def probe(source: Source, rows: np.ndarray, want: Want, *, complaints: Complaint
         wrong = np.flatnonzero((shapes[:, :2] != np.array(size)[None]).any(axis=1))
         odd = {int(j): (int(shapes[j, 0]), int(shapes[j, 1])) for j in wrong if j not in bad}
     complaints.add(source, rows, want, size, bad, odd)
-    return (*size, want.channels or (1 if (shapes[:, 2] == 1).all() else 3))
+    return size[0], size[1], want.channels or (1 if (shapes[:, 2] == 1).all() else 3)
 
 
 def each(work: Callable[[int], object], count: int, *, workers: int = WORKERS) -> dict[int, str]:

@@ -50,7 +50,7 @@ def _read_parquet(reader: Any, files: list[Path], where: str) -> Source:
     missing = [str(i) for i, v in enumerate(values) if v is None]
     if missing:
         raise DataError(f"{where}: {len(missing)} rows without a label: {listing(missing)}.")
-    labels, names = checked_labels(where, np.asarray(values), _hub_names(tables[0].schema, label))
+    labels, names = checked_labels(where, np.asarray(values), _hub_names(tables[0].schema, label, where))
     starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
 
     def get(i: int) -> bytes:
@@ -82,11 +82,17 @@ def _columns(schema: Any, where: str) -> tuple[str, str]:
     return images[0], label
 
 
-def _hub_names(schema: Any, label: str) -> list[str] | None:
+def _hub_names(schema: Any, label: str, where: str) -> list[str] | None:
     """Class names from the hub's own metadata in the schema, where they are there."""
     held = (schema.metadata or {}).get(b"huggingface")
-    feature = json.loads(held).get("info", {}).get("features", {}).get(label, {}) if held else {}
-    return feature.get("names")
+    try:
+        feature = json.loads(held).get("info", {}).get("features", {}).get(label, {}) if held else {}
+        names = feature.get("names")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{where}: its metadata under 'huggingface' cannot be read ({error!r}).") from None
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise DataError(f"{where}: its class names are no list of text.")
+    return names
 
 
 def tfds(name: str, where: str) -> Parts:

@@ -32,6 +32,27 @@ def soft_kl(
     return tau**2 * jnp.mean(jnp.sum(jnp.exp(target) * gap, axis=-1))
 
 
+def by_image(
+    kind: str, logits: Float[Array, "B C"], targets: Float[Array, "B C"], tau: float = 1.0
+) -> Float[Array, "B"]:
+    """One loss an image: ce (cross-entropy with probabilities), kl (KL(softmax(t / tau) || softmax(z / tau)), without
+    tau^2), mse (half the squared distance to the targets as they are). ValueError for another kind."""
+    if kind == "ce":
+        return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+    if kind == "kl":
+        target = jax.nn.log_softmax(targets / tau)
+        return jnp.sum(jnp.exp(target) * (target - jax.nn.log_softmax(logits / tau)), axis=-1)
+    if kind == "mse":
+        return 0.5 * jnp.sum((logits - targets) ** 2, axis=-1)
+    raise ValueError(f"loss = {kind!r}; allowed: ce, kl, mse.")
+
+
+def as_probabilities(kind: str, target_logits: Float[Array, "B C"]) -> Float[Array, "B C"]:
+    """Teacher logits as the loss ``kind`` wants them: probabilities (ce), or probabilities less 1/C (mse)."""
+    found = jax.nn.softmax(target_logits)
+    return found - 1.0 / target_logits.shape[-1] if kind == "mse" else found
+
+
 def mean_logits(stack: Float[Array, "P B C"]) -> Float[Array, "B C"]:
     """Ensemble label: the mean of the raw logits of P networks (not of their probabilities)."""
     return jnp.mean(stack, axis=0)

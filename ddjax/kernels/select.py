@@ -6,6 +6,8 @@ least ``K`` images. ``features [N, F]`` may be pixels or a network's features.
 
     herding:  x_k = argmin_x || mu_c - (x + x_1 + .. + x_{k-1}) / k ||_2  (Welling, ICML 2009)
     kmeans:   K centres per class, for each the nearest image not yet taken  (k-means++, 2007)
+    kcenter:  x_k = argmax_x min_{j<k} || x - x_j ||_2, x_1 nearest to mu_c  (Gonzalez, TCS 1985; Sener, ICLR 2018)
+    forgetting: the highest counts of correct -> wrong while a network trained  (Toneva et al., ICLR 2019)
 """
 
 import warnings
@@ -71,5 +73,33 @@ def herding(features: Num[np.ndarray, "N F"], labels: Int[np.ndarray, "N"], ipc:
             taken.append(int(np.argmin(distance)))
             sum_ += points[taken[-1]]
         return rows[np.asarray(taken)]
+
+    return _by_class(labels, choose)
+
+
+def kcenter(features: Num[np.ndarray, "N F"], labels: Int[np.ndarray, "N"], ipc: int) -> Int[np.ndarray, "CK"]:
+    """Greedily the image farthest from all chosen so far, from the one nearest to the class mean (ties: the first)."""
+
+    def choose(rows: np.ndarray) -> np.ndarray:
+        points = np.asarray(features[rows], np.float64)
+        taken = [int(np.argmin(np.sum((points - points.mean(axis=0)) ** 2, axis=1)))]
+        gap = np.full(len(rows), np.inf)
+        while len(taken) < ipc:
+            gap = np.minimum(gap, np.sum((points - points[taken[-1]]) ** 2, axis=1))
+            gap[taken] = -1.0
+            taken.append(int(np.argmax(gap)))
+        return rows[np.asarray(taken)]
+
+    return _by_class(labels, choose)
+
+
+def forgetting(
+    rng: np.random.Generator, counts: Int[np.ndarray, "N"], labels: Int[np.ndarray, "N"], ipc: int
+) -> Int[np.ndarray, "CK"]:
+    """The images forgotten most often; equal counts in random order. An image never learnt counts 0, as it stands."""
+
+    def choose(rows: np.ndarray) -> np.ndarray:
+        shuffled = rng.permutation(rows)
+        return shuffled[np.argsort(-counts[shuffled], kind="stable")[:ipc]]
 
     return _by_class(labels, choose)

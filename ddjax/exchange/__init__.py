@@ -1,0 +1,1 @@
+"""Distilled sets between `ddjax` and everybody else's files: exporters, importers, ``ddjax set``."""

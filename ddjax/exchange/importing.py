@@ -1,0 +1,182 @@
+"""Read a set that somebody else published: ``import_set`` -> `DistilledSet`. Nothing in a file is ever run.
+
+The preset says what the numbers are (`ddjax.exchange.presets`); a range that contradicts it is an error that says what
+they look like instead. The card, or ``class_names``, says which classes the labels mean.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddjax.data.base import listing
+from ddjax.data.cards import Card
+from ddjax.data.cards import card as card_called
+from ddjax.errors import ConfigError, DataError, choice
+from ddjax.exchange import layouts, spaces, whitened
+from ddjax.exchange.layouts import Raw
+from ddjax.exchange.presets import Constants, Preset, preset_called
+from ddjax.exchange.trees import read_tree
+from ddjax.files import file_hash
+from ddjax.synset import DistilledSet
+
+METHODS = {"dc": None, "dsa": "dsa", "dm": "dsa"}  # of VICO's file names: the augmentation their evaluation uses
+
+
+def import_set(
+    src: str,
+    *,
+    preset: str,
+    card: str | None = None,
+    class_names: Sequence[str] | None = None,
+    index: int | None = None,
+    train: Any = None,
+    constants: Constants | None = None,
+) -> DistilledSet:
+    """The set in ``src`` as images ``[N, H, W, D]``, labels ``[N]`` and what else it carries (logits, rate, ZCA).
+
+    ``src``: a file, a folder, ``images.pt,labels.pt,lr.pt``, or ``TREE,STORE``: pictures and the soft labels of their
+    views, as `ddjax.exchange.softlabels.Relabelled`. ``index``: which set of a VICO file. ``train``: a SPEC
+    of the real images, from which a ZCA preset fits its transform where none is stored. ``constants``: mean and std per
+    channel where neither preset nor card knows them. Errors: ConfigError for arguments, DataError for files.
+    """
+    wanted, known = preset_called(preset), card_called(card, argument="--dataset") if card else None
+    names = _names(class_names, known)
+    if not str(src).strip() or "\0" in str(src):
+        raise ConfigError(f"SRC = {str(src)!r}; allowed: a file, a folder, or images.pt,labels.pt,lr.pt.")
+    if index is not None and wanted.name != "vico":
+        raise ConfigError(f"--index = {index}: only --preset vico holds several sets in a file.")
+    src, store = _with_labels(str(src), wanted)
+    raw, names = _read(src, wanted, known, names, names if class_names is not None else None, index)
+    if names is None:
+        raise ConfigError(f"card {known.id if known else None} lists no class names; give --classes FILE.")
+    images = spaces.channels_last(raw, wanted, known)
+    labels, soft, kind = spaces.labels(raw, len(images), len(names), wanted)
+    spaces.check_finite(raw.where, images, labels, names)
+    said: dict[str, Any] = {"preset": wanted.name, "space": wanted.space, "labels": kind, **raw.about}
+    settle = whitened.settle if wanted.zca else spaces.settle
+    space = settle(raw, images, wanted, known, train, constants)
+    said |= space.said
+    said["notes"] = _notes(said, wanted)
+    made = DistilledSet(
+        images=space.images,
+        labels=labels,
+        class_names=tuple(names),
+        mean=space.mean,
+        std=space.std,
+        meta=_meta(raw, wanted, known, said, "learned" if soft is not None else "hard"),
+        label_logits=soft,
+        learned_lr=_rate(raw),
+        zca=space.zca,
+    )
+    return made if store is None else _relabelled(made, store, raw)
+
+
+def _with_labels(src: str, preset: Preset) -> tuple[str, Path | None]:
+    """``TREE,STORE``: the pictures, and the folder of the soft labels of their views."""
+    parts = src.split(",")
+    if preset.space != "pixels" or len(parts) != 2 or not Path(parts[1].strip()).expanduser().is_dir():
+        return src, None
+    return parts[0].strip(), Path(parts[1].strip()).expanduser()
+
+
+def _relabelled(made: DistilledSet, store: Path, raw: Raw) -> DistilledSet:
+    from ddjax.exchange import fkd, softlabels
+
+    if not fkd.is_store(store) or raw.place is None:
+        what = "holds no epoch_0" if raw.place is not None else "belongs to pictures in class folders"
+        raise DataError(f"labels = {str(store)!r} {what}; allowed: TREE,STORE with STORE/epoch_0/batch_0.tar, ...")
+    height, width = made.images.shape[1:3]
+    views = fkd.read_fkd(store, made.labels, classes=len(made.class_names), size=(height, width), place=raw.place)
+    said = {**made.meta, "label_source": "fkd"}
+    return softlabels.Relabelled.of(dataclasses.replace(made, meta=said), views)
+
+
+def _names(given: Sequence[str] | None, card: Card | None) -> list[str] | None:
+    """The class names in label order, or None where a folder may tell them; one of card and names there must be."""
+    if given is None:
+        if card is None:
+            raise ConfigError(
+                "class names are not known: give --dataset CARD, or --classes FILE, a line for each class in order."
+            )
+        return list(card.class_names) if card.class_names else None
+    names = [str(name) for name in given]
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice or not names or not all(names):
+        what = f"twice: {listing(twice)}" if twice else "one of them empty" if names else "none"
+        raise DataError(f"--classes: {len(names)} names, {what}; allowed: a line for each class, all different.")
+    strange = [name for name in names if card and card.class_names and name not in card.class_names]
+    if card and strange:
+        raise DataError(f"--classes: {choice(f'class of card {card.id}', strange[0], card.class_names or ())}")
+    if card and not card.class_names and len(names) > card.classes:
+        raise DataError(f"--classes: {len(names)} names; card {card.id} has {card.classes} classes.")
+    return names
+
+
+def _read(
+    src: str, preset: Preset, card: Card | None, names: list[str] | None, given: list[str] | None, index: int | None
+) -> tuple[Raw, list[str] | None]:
+    path = Path(src).expanduser()
+    if preset.name == "vico":
+        return layouts.vico(layouts.existing(path), index), names
+    if preset.space == "pixels" and _is_tree(path):
+        return read_tree(path, card, given)
+    return layouts.arrays(src), names
+
+
+def _is_tree(path: Path) -> bool:
+    """A folder of class folders, or an archive of one; a folder of arrays is none."""
+    if path.is_dir():
+        return not any(entry.is_file() and entry.suffix in layouts.ENDINGS for entry in path.iterdir())
+    return path.name.endswith((".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"))
+
+
+def _notes(said: dict[str, Any], preset: Preset) -> list[str]:
+    """What a user of the set has to know and may not expect, in sentences."""
+    notes = [said["note"]] if "note" in said else []
+    if said["constants"].startswith("unknown"):
+        notes.append(
+            "the channel mean and std of the images are not known, so they are kept as networks saw them (mean 0, "
+            "std 1), and real test images will not match; say --dataset, --mean and --std, or --data.train"
+        )
+    if said.get("sets", 1) > 1:
+        notes.append(f"set {said['index']} of {said['sets']} (--index)")
+    if said["labels"].startswith("targets"):
+        notes.append(
+            "the labels are targets of a regression, not logits: protocols with squared error take them as they are"
+        )
+    return [f"{preset.name}: {note}." for note in notes]
+
+
+def _rate(raw: Raw) -> float | None:
+    """The learned learning rate: one positive number."""
+    if raw.lr is None:
+        return None
+    values = np.asarray(raw.lr) if isinstance(raw.lr, int | float | np.ndarray | np.number) else np.empty(0)
+    if values.size != 1 or values.dtype.kind not in "iuf":
+        raise DataError(f"{raw.where}: the learning rate is {raw.lr!s:.60}; allowed: one number > 0.")
+    rate = float(values.reshape(()))
+    if not np.isfinite(rate) or rate <= 0:
+        raise DataError(f"{raw.where}: the learning rate is {rate}; allowed: a number > 0.")
+    return rate
+
+
+def _meta(raw: Raw, preset: Preset, card: Card | None, said: dict[str, Any], label_source: str) -> dict[str, Any]:
+    """What the manifest says of the set's making: as much as its files tell."""
+    said |= {"files": [{"name": p.name, "sha256": file_hash(p)} for p in raw.files if p.is_file()]}
+    words = raw.files[0].stem.lower().split("_") if preset.name == "vico" and raw.files else []
+    method = words[1] if len(words) > 2 and words[0] == "res" and words[1] in METHODS else preset.name
+    augment = METHODS.get(method) if preset.name == "vico" else preset.augment
+    return {
+        "dataset": {"card": card.id, "hash": card.hash, "licence": card.licence, "notes": []} if card else None,
+        "method": {"class": method, "imported": True},
+        "teacher": None,
+        "label_source": label_source,
+        "protocol": preset.protocol,
+        "seeds": [],
+        "licence": card.licence if card else None,
+        "source": said,
+    } | ({"augment": augment} if augment else {})

@@ -1,0 +1,96 @@
+"""The soft labels stored view by view beside a set, and their mean, one row an image.
+
+They lie in ``labels/``: of the run for a set that `ddjax` made (its views can be drawn again from their seed), in the
+set's own folder for one that was imported with recorded views (`ddjax.exchange.softlabels`).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddjax.errors import DataError
+from ddjax.files import file_hash, read_json
+from ddjax.synset import DistilledSet
+
+
+def labels_of(synset: Path) -> Path | None:
+    """The folder of the soft labels stored for the set in ``synset``; None where there are none."""
+    places = [synset / "labels", *([synset.parent / "labels"] if synset.name == "synset" else [])]
+    found = [place for place in places if (place / "manifest.json").is_file() and _about(place).get("sha256")]
+    return found[0] if found else None
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    about = read_json(folder / "manifest.json")
+    if not isinstance(about, dict):
+        raise DataError(f"labels = {str(folder)!r}: manifest.json is no JSON object.")
+    return about
+
+
+def problems(synset: Path) -> list[str]:
+    """What is wrong with the files of the stored soft labels."""
+    folder = labels_of(synset)
+    if folder is None:
+        return []
+    path = folder / "labels.safetensors"
+    whole = path.is_file() and file_hash(path) == _about(folder)["sha256"]
+    return [] if whole else [f"file = {str(path)!r} is absent, or not the one of its manifest (sha256 differs)."]
+
+
+def recorded(made: DistilledSet, synset: Path) -> DistilledSet:
+    """``made`` with the recorded views that lie in ``synset``, where there are any: saving it writes them too."""
+    folder = labels_of(synset)
+    if folder is None or not _about(folder).get("recorded"):
+        return made
+    from ddjax.exchange import softlabels
+
+    return softlabels.Relabelled.of(made, softlabels.load(folder))
+
+
+def mean_labels(synset: Path, images: int, classes: int) -> tuple[np.ndarray | None, list[str]]:
+    """``label_logits`` float32 ``[N, C]`` and a note, or None where no soft labels are stored for the set.
+
+    The mean of the stored logits over an image's views: ``z[n] = mean over v, b with index[v, b] = n of z[v, b]``.
+    """
+    folder = labels_of(synset)
+    if folder is None:
+        return None, []
+    about = _about(folder)
+    index, table, counts = _recorded(folder) if about.get("recorded") else _drawn(folder, about)
+    if about["images"] != images or table.shape[2] != classes:
+        raise DataError(f"labels in {str(folder)!r} are of {about['images']} images, the set has {images}.")
+    if index.shape != table.shape[:2]:
+        raise DataError(f"labels in {str(folder)!r} are of {table.shape[0]} batches, their manifest says {len(index)}.")
+    total = np.zeros((images, classes))
+    np.add.at(total, index[counts], table[counts].astype(np.float64))
+    views = np.bincount(index[counts], minlength=images)
+    if views.min() == 0:
+        return None, [f"the stored soft labels leave out {np.sum(views == 0)} images, so none go with them."]
+    mixed = about["augment"].get("cutmix") or about["augment"].get("mixup")
+    blend = ", mixed with other images as they were labelled" if mixed else ""
+    note = (
+        f"label_logits are the mean over {views.min()} or more stored views of each image{blend} "
+        f"({about['label_source']} labels); only ddjax makes those views again and uses the label of each."
+    )
+    return (total / views[:, None]).astype(np.float32), [note]
+
+
+def _drawn(folder: Path, about: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images and logits of every view of a run, and which of them count: all."""
+    from ddjax import relabel
+    from ddjax.types import Augment
+
+    table = relabel.load(folder)
+    assert table is not None  # labels_of names soft labels only
+    index = relabel.Plan(about["seed"], about["images"], about["batch"], about["epochs"], Augment()).index()
+    return index, table, np.ones(index.shape, bool)
+
+
+def _recorded(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images and logits of every recorded view, and which of them count: not what fills up a short batch."""
+    from ddjax.exchange import softlabels
+
+    views = softlabels.load(folder)
+    held = views.held(np.arange(views.count))
+    return views.index(), views.logits, np.arange(views.batch)[None] < held[:, None]

@@ -1,0 +1,208 @@
+"""``ddjax set``: what it prints, what it refuses, with which exit code, and that nothing half-written remains."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from ddjax import __main__ as cli
+from ddjax import relabel
+from ddjax.data.torchfile import read_pt
+from ddjax.exchange import command, softlabels
+from ddjax.exchange.recipe import recipe
+from ddjax.synset import DistilledSet
+from ddjax.types import Augment
+
+RNG = np.random.Generator(np.random.Philox(6))
+MADE = DistilledSet(
+    RNG.integers(0, 256, (6, 8, 8, 1)).astype(np.uint8), np.repeat(np.arange(3, dtype=np.int32), 2),
+    ("zero", "one", "two"), (0.5,), (0.25,),
+    {"dataset": {"card": "digits", "licence": "BSD-3-Clause"}, "method": {"class": "teddy", "ipc": 2}, "seeds": [0]},
+)  # fmt: skip
+
+
+def run(*argv):
+    return cli.main(["set", *map(str, argv)])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return MADE.save(tmp_path / "run" / "synset").parent
+
+
+def test_show_tells_what_the_set_is_and_how_to_train_on_it(folder, capsys):
+    assert run("show", folder) == 0
+    said = capsys.readouterr().out
+    for part in (
+        "digits distilled by teddy, 2 images per class", "6 of 8x8x1, uint8 pixels in [0, 255]", "BSD-3-Clause",
+        "(pixel / 255 - [0.5]) / [0.25]", "images 384 bytes, labels 24 bytes: 408 bytes in all", "2  two (2)",
+        "torch.load(FILE, weights_only=True)",
+    ):  # fmt: skip
+        assert part in said
+    assert run("show", folder, "--recipe") == 0
+    program = capsys.readouterr().out
+    assert program == recipe(MADE)
+    compile(program, "recipe", "exec")
+
+
+def test_check_vouches_for_a_sound_set_and_names_every_problem_of_another(folder, capsys):
+    assert run("check", folder) == 0
+    assert "sound. 6 images 8x8x1 uint8 (pixels), 3 classes; images 384 bytes" in capsys.readouterr().out
+    file = folder / "synset" / "images.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    about = folder / "synset" / "manifest.json"
+    about.write_text(about.read_text().replace('"two"', '"tow"'))
+    assert run("check", folder) == 2
+    said = capsys.readouterr().err
+    assert "has 2 problems:\n  - manifest.json is not as it was written" in said
+    assert "\n  - file = " in said
+
+
+def test_there_and_back_through_every_target(folder, tmp_path, capsys):
+    for to in ("folder", "npz", "hf", "webdataset", "torch"):
+        assert run("export", folder, tmp_path / to, "--to", to) == 0
+        assert capsys.readouterr().out == f"{tmp_path / to}\n"
+        assert run("import", tmp_path / to, tmp_path / f"{to}-back", f"--preset={command.OWN}") == 0
+        assert "6 images 8x8x1, pixels; 3 classes" in capsys.readouterr().out
+        back = tmp_path / f"{to}-back" / "manifest.json"
+        assert back.read_bytes() == (folder / "synset" / "manifest.json").read_bytes()
+
+
+def test_convert_writes_another_set_and_says_what_it_loses(folder, tmp_path, capsys):
+    assert run("convert", folder, tmp_path / "float", "--dtype", "float32") == 0
+    assert DistilledSet.load(tmp_path / "float").space == "normalised"
+    capsys.readouterr()
+    assert run("convert", tmp_path / "float", tmp_path / "back", "--dtype", "uint8") == 0
+    assert "note: the float images were un-normalised and rounded to 0..255" in capsys.readouterr().out
+    assert DistilledSet.load(tmp_path / "back").packed() == MADE.packed()
+
+
+def test_import_hands_over_what_was_asked(tmp_path, monkeypatch, capsys):
+    seen = {}
+
+    def fake(src, **asked):
+        seen.update(asked, src=src)
+        return MADE
+
+    monkeypatch.setattr("ddjax.exchange.importing.import_set", fake)
+    (tmp_path / "classes.txt").write_text("zero\n one \n\ntwo\n")
+    assert run("import", "a.pt,b.pt", tmp_path / "o", "--preset", "mtt", "--dataset", "digits", "--index=3",
+               "--classes", tmp_path / "classes.txt", "--data.train", "digits", "--mean", "0.5,1",
+               "--std", "1,2") == 0  # fmt: skip
+    assert seen == {
+        "src": "a.pt,b.pt", "preset": "mtt", "card": "digits", "index": 3, "class_names": ["zero", "one", "two"],
+        "train": "digits", "constants": ((0.5, 1.0), (1.0, 2.0)),
+    }  # fmt: skip
+    (tmp_path / "classes.json").write_text('["a b", "c"]')
+    run("import", "a.pt", tmp_path / "p", "--preset", "vico", "--classes", tmp_path / "classes.json")
+    assert seen["class_names"] == ["a b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["shwo"], "set: command = 'shwo' is not known; allowed: show, check, convert, import, export. Did you mean"),
+        (["show"], "set show lacks SET; allowed: ddjax set show SET"),
+        (["show", "a", "b"], "has 'b' too much"),
+        (["check", "SET", "--fast"], "set check: flag = '--fast' is not known"),
+        (["check", "nowhere"], "set = 'nowhere' holds no manifest.json"),
+        (["export", "SET", "OUT"], "set export lacks --to; allowed: folder, npz, hf, webdataset, torch."),
+        (["export", "SET", "OUT", "--to"], "--to lacks its value"),
+        (["export", "SET", "OUT", "--to", "a", "--to", "b"], "--to is given twice"),
+        (["export", "SET", "OUT", "--to", "nzp"], "export --to = 'nzp' is not known; allowed: folder"),
+        (["convert", "SET", "OUT", "--dtype", "unit8"], "convert --dtype = 'unit8' is not known"),
+        (["convert", "SET", "FULL"], "is there already; allowed: a new folder"),
+        (["import", "x", "OUT"], "set import lacks --preset"),
+        (["import", "x", "OUT", "--preset", "vicco"], "--preset = 'vicco' is not known; allowed: vico"),
+        (["import", "x", "OUT", "--preset", "vico", "--index", "-1"], "--index = '-1' is no whole number"),
+        (["import", "x", "OUT", "--preset", "vico", "--mean", "1"], "--std is missing"),
+        (["import", "x", "OUT", "--preset", "vico", "--mean", "1", "--std", "x"], "a number for each channel"),
+        (["import", "x", "OUT", "--preset", "vico", "--classes", "none"], "--classes = 'none' is no file"),
+        (["import", "x", "OUT", "--preset", "ddjax", "--index", "1"], "--index does not go with --preset ddjax"),
+        (["import", "x", "FULL", "--preset", "vico"], "is there already"),
+        (["import", "nowhere", "OUT", "--preset", "vico", "--dataset", "digits"], "does not exist"),
+    ],
+)  # fmt: skip
+def test_bad_words_are_named_with_exit_code_2_and_leave_nothing(folder, tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    places = {"SET": str(folder), "OUT": str(tmp_path / "out"), "FULL": str(folder)}
+    assert run(*(places.get(word, word) for word in argv)) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_classes_that_are_no_list_are_named(tmp_path, capsys):
+    for content in (b"\xff\xfe\x00", b"[1, 2]", b"[", b"[" * 100_000):
+        (tmp_path / "c").write_bytes(content)
+        assert run("import", "x", tmp_path / "o", "--preset", "vico", "--classes", tmp_path / "c") == 2
+        assert "--classes = " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", command.COMMANDS)
+def test_help_of_each_command(name, capsys):
+    assert run(name, "--help") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: ddjax set {name}")
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def test_help_of_all(capsys):
+    assert run("--help") == 0
+    assert run() == 2
+    said = capsys.readouterr().out
+    assert all(f"  {name} " in said for name in command.COMMANDS)
+
+
+def _with_labels(folder, cutmix=0.0):
+    plan = relabel.Plan(3, 6, 4, 9, Augment(cutmix=cutmix))
+    index = plan.index()
+    logits = (index[..., None] + np.arange(3)).astype(np.float16)
+    logits[0] += 8  # the views of the first batch differ from the others
+    relabel.save(folder / "labels", "pool", plan, logits, 6)
+    return index, logits.astype(np.float64)
+
+
+def test_the_soft_labels_of_a_run_go_with_its_images_as_their_mean_over_views(folder, tmp_path, capsys):
+    index, logits = _with_labels(folder, cutmix=1.0)
+    assert run("export", folder, tmp_path / "x.npz", "--to", "npz") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"note: label_logits are the mean over \d+ or more stored views of each image, mixed", said)
+    found = np.load(tmp_path / "x.npz")["label_logits"]
+    for i in range(6):
+        np.testing.assert_allclose(found[i], logits[index == i].mean(0), rtol=1e-6)
+    alone = shutil.copytree(folder / "synset", tmp_path / "alone")
+    assert run("export", alone, tmp_path / "y.npz", "--to", "npz") == 0
+    assert "label_logits" not in np.load(tmp_path / "y.npz")
+
+
+def test_recorded_views_go_with_a_converted_set_and_as_their_mean_with_an_export(tmp_path, capsys):
+    held = softlabels.tensors(4, 4, 3)  # two epochs of 4 and 2 of the 6 images; short batches filled up
+    held["index"][:] = [[0, 1, 2, 3], [4, 5, 4, 4], [5, 4, 3, 2], [1, 0, 1, 1]]
+    held["logits"][:] = held["index"][..., None] * 10 + np.arange(4)[:, None, None] + np.arange(3)
+    held["logits"][[1, 3], 2:] = 99
+    views = softlabels.Recorded(6, 4, 2, softlabels.FKD, held)
+    softlabels.Relabelled.of(MADE, views).save(tmp_path / "a")
+    assert run("check", tmp_path / "a") == 0
+    assert run("convert", tmp_path / "a", tmp_path / "b", "--dtype", "float32") == 0
+    assert softlabels.load(tmp_path / "b" / "labels").logits.tobytes() == held["logits"].tobytes()
+    assert run("export", tmp_path / "b", tmp_path / "x.pt", "--to", "torch") == 0
+    assert "the mean over 2 or more stored views of each image (fkd labels)" in capsys.readouterr().out
+    batches = [(0, 3), (0, 3), (0, 2), (0, 2), (1, 2), (1, 2)]
+    wanted = np.arange(6)[:, None] * 10 + np.mean(batches, axis=1)[:, None] + np.arange(3)
+    np.testing.assert_allclose(read_pt(tmp_path / "x.pt")["label_logits"], wanted, rtol=1e-6)
+
+
+def test_stored_labels_that_do_not_fit_are_named_by_check_and_export(folder, tmp_path, capsys):
+    _with_labels(folder)
+    assert run("check", folder) == 0
+    file = folder / "labels" / "labels.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert run("check", folder) == 2
+    assert "labels.safetensors" in capsys.readouterr().err
+    assert run("export", folder, tmp_path / "x.pt", "--to", "torch") == 2
+    relabel.save(folder / "labels", "pool", relabel.Plan(3, 5, 4, 9, Augment()), np.zeros((9, 4, 3), np.float16), 5)
+    assert run("export", folder, tmp_path / "x.pt", "--to", "torch") == 2
+    assert "are of 5 images, the set has 6" in capsys.readouterr().err
+    assert not (tmp_path / "x.pt").exists()
