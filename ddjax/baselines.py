@@ -38,6 +38,7 @@ from ddjax.types import Net, Teachers, Tree
 
 EPOCHS, SECONDS = 20, 600.0  # the most that the network on all data may cost
 RATE, BATCH = 3e-3, 128
+LEAST, STEPS = 16, 50  # so few images a batch, where the epoch of a small set would have fewer steps than this
 RECIPE = train.Recipe(optimiser="adamw", weight_decay=0.01)
 SNAPSHOTS = 5  # of the network on all data, kept for labels of a teacher that stopped early
 NEED_TRAINED = ("full_data", "random_early_soft", "forgetting")
@@ -105,14 +106,15 @@ def full_data(
 
     How many epochs fit is measured once, before training, and written down: a resumed run keeps to it.
     """
-    recipe = {"recipe": RECIPE._asdict(), "rate": RATE, "batch": BATCH, "most": [EPOCHS, SECONDS]}
+    batch = min(BATCH, max(LEAST, len(data.train) // STEPS), len(data.train))
+    recipe = {"recipe": RECIPE._asdict(), "rate": RATE, "batch": batch, "most": [EPOCHS, SECONDS]}
     recipe |= {"data": data.hash, "card": data.card.hash, "precision": precision}
     recipe |= {"schema": SCHEMA, "snapshots": SNAPSHOTS}
     tag = content_hash({"net": net.name, "shape": net.image_shape, "seed": seed, **recipe})
     folder, scratch = cache / "baselines" / tag, cache / "baselines" / f".{tag}"
     with locked(scratch):
         if not (folder / "manifest.json").exists():
-            trainer = teachers.Trainer(net, RECIPE, data, min(BATCH, len(data.train)), seed, over, every)
+            trainer = teachers.Trainer(net, RECIPE, data, batch, seed, over, every)
             _train_on_all(trainer, folder, scratch, tag, log)
     manifest = read_json(folder / "manifest.json")
     params, state = weights.load_net(folder / "base.safetensors", net)

@@ -269,7 +269,8 @@ def evaluate_row(
 
         rates, found, chosen = list(rule.rates), kept / "rates.json", None
         if searched and not found.exists():
-            tried, _ = judged("rates", rates, [seed] * len(rates), getattr(data, rule.chosen_on or "val"), False)
+            split = data.test if rule.chosen_on == "test" else data.val
+            tried, _ = judged("rates", rates, [seed] * len(rates), split, False)
             atomic_write(found, to_json(tried.tolist()))
         elif searched:
             bar.advance(steps)

@@ -61,6 +61,7 @@ def like(made: DistilledSet, data: Dataset) -> Dataset:
     """The data as students of ``made`` see it: whitened where the set is, else as it is."""
     if made.zca is None:
         return data
-    parts = {name: WhiteSplit(getattr(data, name), made.zca, made.mean, made.std) for name in ("train", "val", "test")}
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    parts = {name: WhiteSplit(split, made.zca, made.mean, made.std) for name, split in splits.items()}
     hashed = content_hash([data.hash, *(part.hash for part in parts.values())])
     return dataclasses.replace(data, **parts, hash=hashed, notes=(*data.notes, "whitened as the set is"))

@@ -311,8 +311,8 @@ def budgeted(cache, **kwargs):
 
 def test_full_data_keeps_to_its_budget_and_is_trained_once(full, monkeypatch, tmp_path):
     cache, found = full
-    assert found.budget["epochs"] == 3 and found.budget["steps"] == 3 * (180 // 128) == 3
-    assert (found.budget["images"], found.budget["batch"], found.budget["optimiser"]) == (180, 128, "adamw")
+    assert found.budget["epochs"] == 3 and found.budget["steps"] == 3 * (180 // 16) == 33
+    assert (found.budget["images"], found.budget["batch"], found.budget["optimiser"]) == (180, 16, "adamw")
     stacked = jax.tree.map(lambda a: a[None], (found.params, found.state))
     right = survey.accuracy(net(), *stacked, data().test, data().card.mean, data().card.std, over=ONE)
     assert found.accuracy == pytest.approx(float(right[0]))

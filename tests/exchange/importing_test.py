@@ -183,9 +183,12 @@ def test_a_stored_transform_needs_no_real_images(save, tmp_path):
     parts[3] = save("zca.npz", {"zca_mean": mean, "whitening_transform": matrix})
     made = import_set(",".join(parts), preset="datm-zca", class_names=THREE)
     np.testing.assert_allclose(made.arrays()[0], pixels, atol=1e-3)
+    parts[0], parts[1] = save("i.pt", np.concatenate([white, white])[:10]), save("l.pt", np.arange(10))
+    carded = import_set(",".join(parts), preset="datm-zca", card="cifar10")  # whose constants are not used
+    assert (carded.mean, carded.std) == ((0.0,) * 3, (1.0,) * 3)
     parts[3] = save("zca.npz", {"whitening_transform": np.eye(12)})
     with pytest.raises(DataError, match=r"shape \(12, 12\); allowed: \(48, 48\)"):
-        import_set(",".join(parts), preset="datm-zca", class_names=THREE)
+        import_set(",".join(parts), preset="datm-zca", card="cifar10")
 
 
 def kernel_whitening(images, *, centred):
