@@ -1,6 +1,7 @@
 """Configuration: what flags, Python configs and JSON mean; every error is told at once."""
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -24,6 +25,7 @@ DIGITS = str(ROOT / "configs" / "digits.py")
 
 USER_FILE = '''
 import dataclasses
+import hashlib
 from typing import ClassVar, Literal
 
 from ddjax.config import Data, Run
@@ -331,6 +333,18 @@ def test_a_method_and_a_data_set_of_the_user_get_flags_and_come_back(user_file):
     assert through_text(run) == run
     plain, _ = load([*argv, "--data.train", "digits"])
     assert plain.data.train == "digits"
+
+
+def test_code_that_came_with_a_run_is_not_run(user_file, tmp_path):
+    run, _ = load(["--config", str(user_file)])
+    folder = tmp_path / "downloaded"
+    folder.mkdir()
+    (folder / "evil.py").write_text(user_file.read_text() + "\nraise SystemExit('it was run')\n")
+    sha = hashlib.sha256((folder / "evil.py").read_bytes()).hexdigest()
+    stored = config.to_json(run)
+    stored["method"] |= {"class": f"{folder}/evil.py:Mine", "sha256": sha}
+    (folder / "config.json").write_text(json.dumps(stored))
+    assert "lies in the run's own folder and would be run" in refusal("--config", str(folder / "config.json"))
 
 
 def test_a_users_method_can_be_named_on_the_command_line(user_file):

@@ -154,6 +154,7 @@ def read_config(path: str) -> Run:
             raise ConfigError(unreadable(file, error)) from error
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{file}: is not JSON: {error}.") from error
+        refuse_shipped_code(stored, file.parent)
         try:
             return from_json(stored)
         except ConfigError as error:
@@ -170,6 +171,21 @@ def read_config(path: str) -> Run:
     if not isinstance(run, Run):
         raise ConfigError(f"{file}: get_config() returned {run!r:.60}; allowed: a ddjax Run.")
     return run if run.name != Run.name else dataclasses.replace(run, name=file.stem)
+
+
+def refuse_shipped_code(stored: Any, folder: Path) -> None:
+    """ConfigError where a stored configuration names a class in a file of its own folder: a run that came from
+    elsewhere would have its code run."""
+    if isinstance(stored, dict | list):
+        for inner in stored.values() if isinstance(stored, dict) else stored:
+            refuse_shipped_code(inner, folder)
+    name = stored.get("class") if isinstance(stored, dict) else None
+    path = Path(name.rpartition(":")[0]) if isinstance(name, str) and ".py:" in name else None
+    if path is not None and path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(
+            f"{folder / 'config.json'}: class = {name!r} lies in the run's own folder and would be run; allowed: code "
+            "outside of it. Move the file out if you trust it, and start with --config FILE.py."
+        )
 
 
 def load(argv: Sequence[str], *, prog: str = "python -m ddjax.launch") -> tuple[Run, Launch]:
