@@ -277,7 +277,7 @@ SHORT = {
 )
 def test_every_protocol_from_end_to_end_in_few_epochs(name, tmp_path):
     rule = protocol(name).modified(**SHORT.get(name, {"epochs": 3}))
-    group_ = group(rule)
+    group_ = group(rule, "mlp")
     row = soft() if group_.rule.teacher else hard()
     lines = judged(group_, row, tmp_path)
     assert read_lines(tmp_path / "results.jsonl") == lines and len(lines) == 2
