@@ -64,9 +64,12 @@ def of_size(found: list[evaluate.Row]) -> dict[int, list[evaluate.Row]]:
 
 
 def counterpart(job: Any, found: list[evaluate.Row], soft: Any) -> evaluate.Row:
-    """Random real images as many as the set's, with labels of its source; a set that brings no teacher: full_data's."""
+    """Random real images as many as the set's, with labels of its source.
+
+    A set with stored labels that brings no teacher: those of full_data; one that has learned its labels: hard ones.
+    """
     own, data = found[0], job.data
-    name = "random_hard" if own.label_source == "hard" else "random_soft"
+    name = "random_hard" if own.label_source in ("hard", "learned") else "random_soft"
     for row in found:
         if row.name == name:
             return row

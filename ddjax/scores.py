@@ -132,22 +132,25 @@ def cells(lines: Iterable[Mapping[str, Any]]) -> dict[Cell, dict[int, float]]:
     return {cell: {seed: float(line["accuracy"]) for seed, line in group.items()} for cell, group in found.items()}
 
 
-def counterpart(found: Mapping[Cell, Seeds], own: Cell) -> Cell | None:
-    """The random images that carry the labels of the set: of its own source, else soft ones of another source."""
+def matched(found: Mapping[Cell, Seeds], own: Cell) -> Cell | None:
+    """The random images that carry labels of the set's own source, where there are any."""
     _, arch, source, protocol = own
-    if source == "hard":
-        cell = ("random_hard", arch, "hard", protocol)
-        return cell if cell in found else None
-    same = ("random_soft", arch, source, protocol)
-    others = [cell for cell in found if cell[0] == "random_soft" and cell[1] == arch and cell[3] == protocol]
-    return same if same in found else next(iter(others), None)
+    cell = ("random_hard" if source == "hard" else "random_soft", arch, source, protocol)
+    return cell if cell in found else None
+
+
+def counterpart(found: Mapping[Cell, Seeds], own: Cell) -> Cell | None:
+    """Those, or else the most accurate row of random images with any labels: the strongest opponent that there is."""
+    _, arch, _, protocol = own
+    random = [c for c in found if c[0] in ("random_hard", "random_soft") and (c[1], c[3]) == (arch, protocol)]
+    return matched(found, own) or max(random, key=lambda cell: _mean(found[cell]), default=None)
 
 
 def of(lines: Iterable[Mapping[str, Any]], own: Cell) -> dict[str, Any] | None:
     """``{"lrs", "ars", …}`` of the set whose rows are ``own``; a score without its rows is None; None without any.
 
-    LRS needs the set with hard labels, its random counterpart and ``full_data``; ARS needs the set and its counterpart
-    also under the same protocol without augmentation (id + ``PLAIN``), with the set's labels or else with hard ones.
+    LRS needs the set with hard labels, its random counterpart and ``full_data``; ARS needs the set and random images
+    with labels of one source, the set's or else hard ones, also under the protocol without augmentation (``PLAIN``).
     """
     found = cells(lines)
     name, arch, _, protocol = own
@@ -160,7 +163,7 @@ def of(lines: Iterable[Mapping[str, Any]], own: Cell) -> dict[str, Any] | None:
         means = [_mean(found[cell]) for cell in four]
         scores |= {"hlr": means[0] - means[1], "ior": means[2] - means[3], "full_data_seeds": len(found[four[0]])}
     for cell in dict.fromkeys((own, hard)):
-        pair = [cell, counterpart(found, cell)]
+        pair = [cell, matched(found, cell)]
         rows = [found.get(c and (*c[:3], c[3] + end)) for end in ("", PLAIN) for c in pair]
         scores |= _score("ars", ars, rows)
         if scores["ars"] is not None:

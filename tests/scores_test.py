@@ -132,7 +132,7 @@ def test_the_augmentation_score_falls_back_on_hard_labels():
     )
     found = scores.of(more, OWN)
     assert found["ars"] == pytest.approx(scores.scale(0.5 * 0.2 + 0.5 * 0.1)) and found["ars_labels"] == "hard"
-    only = scores.of([x for x in more if x["name"] != "random_soft"], OWN)
+    only = scores.of([x for x in more if x["name"] != "full_data"], OWN)
     assert only["lrs"] is None and only["ars"] == found["ars"]
 
 
@@ -145,9 +145,14 @@ def test_without_its_rows_there_is_no_score():
     assert scores.of([], OWN) is None
     assert scores.of([x for x in run() if x["name"] != "full_data"], OWN) is None
     assert scores.of([x for x in run() if not x["name"].startswith("random")], OWN) is None
-    assert scores.of([x | {"arch": "mlp"} if x["name"] == "random_soft" else x for x in run()], OWN) is None
-    of_another = [x | {"label_source": "full_data"} if x["name"] == "random_soft" else x for x in run()]
-    assert scores.of(of_another, OWN)["random"]["label_source"] == "full_data"
+    assert scores.of([x | {"arch": "mlp"} if x["name"].startswith("random") else x for x in run()], OWN) is None
+
+
+def test_a_set_whose_labels_nobody_can_give_stands_against_the_best_random_images():
+    other = [x | {"label_source": "full_data"} if x["name"] == "random_soft" else x for x in run()]
+    assert scores.of(other, OWN)["random"] == {"name": "random_soft", "label_source": "full_data"}
+    other += lines("random_hard", "hard", 0.52, 0.52)
+    assert scores.of(other, OWN)["random"] == {"name": "random_hard", "label_source": "hard"}
 
 
 def test_lines_of_other_inputs_no_longer_count():

@@ -93,8 +93,8 @@ def close(a, b, atol):
 
 
 def test_p_dc_is_sgd_with_decay_of_everything_that_forgets_at_its_drop():
-    """Batches of 8, 8 and the ragged 4; rate and momentum written out, weights after every epoch alike."""
-    group_ = group(PROTOCOLS["P-DC"].modified(epochs=4, max_batch=8))
+    """Batches of 7, 7 and the ragged 6; rate and momentum written out, weights after every epoch alike."""
+    group_ = group(PROTOCOLS["P-DC"].modified(epochs=4, max_batch=7))
     assert (group_.rule.steps, group_.plan.per_epoch, group_.rule.recipe.drops) == (15, 3, (12,))
     seed = 5
     found = trained(group_, hard(), [seed])
@@ -110,7 +110,7 @@ def test_p_dc_is_sgd_with_decay_of_everything_that_forgets_at_its_drop():
         return jax.grad(loss)(params)
 
     index, held = group_.plan.batches(seed, "student-batches", 0, 15)
-    assert held.tolist() == [8, 8, 4] * 5
+    assert held.tolist() == [7, 7, 6] * 5
     for step in range(15):
         rows = index[step, : held[step]]
         grads = slope(params, normal(images()[rows]), LABELS[rows])
@@ -277,7 +277,7 @@ SHORT = {
 )
 def test_every_protocol_from_end_to_end_in_few_epochs(name, tmp_path):
     rule = protocol(name).modified(**SHORT.get(name, {"epochs": 3}))
-    group_ = group(rule)
+    group_ = group(rule, "mlp")
     row = soft() if group_.rule.teacher else hard()
     lines = judged(group_, row, tmp_path)
     assert read_lines(tmp_path / "results.jsonl") == lines and len(lines) == 2

@@ -12,9 +12,10 @@ from ddjax.relabel import Stored
 
 
 def run(case: Case) -> Table:
-    """Accuracies with and without augmentation, and the ARS. Labels that are stored per view: hard ones instead."""
+    """Accuracies with and without augmentation, and the ARS; with hard labels where nobody can give the set's own
+    to plain views (they are stored for augmented ones) or to random images (they were learned)."""
     pair = [case.own, case.other]
-    if isinstance(case.own.source, Stored):  # of the augmented views; there is nobody to label the plain ones
+    if isinstance(case.own.source, Stored) or case.other.label_source != case.own.label_source:
         pair = [case.hard(), case.random_hard()]
     size = len(case.own.images)
     rule = dataclasses.replace(case.rule.modified(augment="none"), id=case.rule.id + scores.PLAIN)
