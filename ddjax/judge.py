@@ -126,14 +126,12 @@ def check_ipc(ipc: int, data: Dataset) -> None:
         raise ConfigError(out_of_range("method.ipc", ipc, allowed, int(counts[smallest])))
 
 
-def setting(job: Job, images: int, made: DistilledSet | None, arch: str, classes: int | None = None) -> Setting:
+def setting(data: Dataset, images: int, made: DistilledSet | None, arch: str, classes: int | None = None) -> Setting:
     """What the protocol is told of ``images`` images beside the set ``made``, for students called ``arch``."""
-    card, told = job.data.card, {}
+    told = {}
     if made is not None:
         told = {"made": made.meta.get("augment"), "learned_lr": made.learned_lr, "scale": (made.mean, made.std)}
-    return Setting(
-        images, classes or len(job.data.class_names), card, arch, side=job.data.train.shape[0], **told
-    )  # fmt: skip
+    return Setting(images, classes or len(data.class_names), data.card, arch, side=data.train.shape[0], **told)
 
 
 def view_plan(
@@ -141,7 +139,7 @@ def view_plan(
     classes: int | None = None,
 ) -> relabel.Plan:  # fmt: skip
     """The views that students of a set of this size will see; those of the first architecture unless told."""
-    told = setting(job, images, made, arch or job.run.evaluate.archs[0], classes)
+    told = setting(job.data, images, made, arch or job.run.evaluate.archs[0], classes)
     found = (rule or job.run.evaluate.rule()).at(told)
     return relabel.plan(
         job.run.seed, images, found.batch, found.steps, found.augment, job.run.label.epochs, ragged=found.ragged
@@ -184,7 +182,7 @@ def students(
     For further evaluations: another number of ``classes``, another ``rule``; for recorded views: their ``plan``.
     """
     net = build_net(job.run, job.data, arch, classes)
-    told, chosen = setting(job, size, made, arch, classes), rule or job.run.evaluate.rule()
+    told, chosen = setting(job.data, size, made, arch, classes), rule or job.run.evaluate.rule()
     plan = plan or view_plan(job, size, made, arch, chosen, classes)
     return evaluate.students(net, chosen, plan, made.mean, made.std, over=job.over, setting=told)
 
@@ -231,6 +229,18 @@ def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> Non
     check_ipc(int(counts.max()), data)
 
 
+def check_rule(made: DistilledSet, data: Dataset, asked: config.Judge, home: Path | None) -> None:
+    """What the protocol and ``label.source`` take must be there: a learned rate, learned labels, stored ones."""
+    for arch in asked.evaluate.archs:
+        asked.evaluate.rule().at(setting(data, len(made), made, arch))
+    lacks = {"learned": "has learned no labels"} if made.label_logits is None else {}
+    lacks |= {"pool": "brings no weak models"} if home is None else {}
+    if asked.label.source in lacks:
+        raise ConfigError(
+            f"label.source = {asked.label.source!r}: the set {lacks[asked.label.source]}; allowed: auto, hard, base."
+        )
+
+
 def place_of(given: Path) -> Path:
     """Where a lone set is judged: the folder where it was judged before, if it lies in one, else one beside it."""
     before = [folder for folder in (given, given.parent) if (folder / "config.json").is_file()]
@@ -261,6 +271,7 @@ def start(asked: config.Judge) -> Path:
     check_fits(made, data, asked.set)
     check_classes(made, data, asked)
     home = config.home_of(Path(asked.set))
+    check_rule(made, data, asked, home)
     out = RunDir(Path(asked.workdir) if asked.workdir else home or place_of(Path(asked.set)))
     check_place(out, made, home)
     with stoppable(), locked(out.folder, wait=False):
@@ -305,9 +316,6 @@ def own_row(job: Job, made: DistilledSet, home: Path | None) -> tuple[evaluate.R
         return stored, None
     if learned is not None and wanted in ("auto", "learned"):
         return row._replace(label_source="learned", source=relabel.Learned(learned)), None
-    if wanted in ("learned", "pool"):
-        lacks = "has learned no labels" if wanted == "learned" else "brings no weak models"
-        raise ConfigError(f"label.source = {wanted!r}: the set {lacks}; allowed: auto, hard, base.")
     if wanted == "base" or job.run.evaluate.rule().labels == "teacher":
         teacher = lineup.shared_labels(job, lineup.shared_teacher(job))
         return row._replace(label_source=teacher.name, source=teacher), teacher

@@ -90,7 +90,7 @@ def test_a_protocol_that_takes_a_learned_rate_refuses_a_set_without_one(tmp_path
     folder = stored(tmp_path / "set", data)
     assert judged(folder, tmp_path / "run", "--protocol", "P-MTT", "--baselines", "none") == 2
     assert "'P-MTT' trains at the rate that the set has learned; this set has none" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "results.jsonl").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_protocol_of_teachers_gets_one_where_the_set_brings_none(tmp_path, data, monkeypatch):
@@ -110,6 +110,9 @@ def test_labels_of_no_such_kind_are_refused(tmp_path, data, capsys):
     folder = stored(tmp_path / "set", data)
     assert judged(folder, tmp_path / "run", "--label.source", "learned", "--baselines", "none") == 2
     assert "the set has learned no labels; allowed: auto, hard, base" in capsys.readouterr().err
+    assert judged(folder, tmp_path / "run", "--modify", "epochs=ten", "--protocol", "P-DC") == 2
+    assert "epochs = 'ten' is no int" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_real_images_go_through_the_whitening_of_the_set(tmp_path, data):
