@@ -140,12 +140,13 @@ def test_losses_equal_their_formulas():
         "mse": 0.5 * ((z - softmax(t) + 1 / 3) ** 2).sum(axis=1), "mse_ce": ((z - t) ** 2).mean(axis=1) + 0.025 * ce,
         "kl": 400 * kl(20.0),
     }  # fmt: skip
+    z, t, own, weight = (jnp.asarray(a) for a in (z, t, own, weight))
     for name, expected in soft.items():
         recipe = Recipe(soft=name, tau=20.0, ce=0.025)
         batch = Example(jnp.zeros((4, 1)), t, jnp.float32(1.0), hard=own)
         np.testing.assert_allclose(train.loss_of(recipe, z, batch), expected.mean(), rtol=2e-5)
         some = batch._replace(weight=weight)
-        np.testing.assert_allclose(train.loss_of(recipe, z, some), expected[weight > 0].mean(), rtol=2e-5)
+        np.testing.assert_allclose(train.loss_of(recipe, z, some), expected[np.asarray(weight) > 0].mean(), rtol=2e-5)
     mse = Recipe(hard="mse")
     found = train.loss_of(mse, z, Example(jnp.zeros((4, 1)), t, jnp.float32(0.0)))
     np.testing.assert_allclose(found, 0.5 * ((z - t) ** 2).sum(axis=1).mean(), rtol=1e-5)

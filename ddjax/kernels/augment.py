@@ -24,6 +24,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from ddjax.kernels import dcaug, dsa, randaugment
@@ -152,7 +153,7 @@ def draw_view(
     key: jax.Array,
     augment: Augment,
     index: Int[Array, "B"],
-    epoch: int | Int[Array, "..."],
+    epoch: int | np.integer | Int[Array, "..."],
     *,
     image_size: tuple[int, int],
     size: tuple[int, int] | None = None,

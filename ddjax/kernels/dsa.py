@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 DSA_OPS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 NUMBERS = 3  # uniform numbers that an op takes, at most
@@ -51,7 +51,7 @@ def draw(key: jax.Array, ops: tuple[str, ...], count: int) -> Draw:
     return Draw(op, jax.random.uniform(for_numbers, (count, NUMBERS), jnp.float32))
 
 
-def apply(images: Float[Array, "B H W D"], drawn: Draw, ops: tuple[str, ...]) -> Float[Array, "B H W D"]:
+def apply(images: Shaped[Array, "B H W D"], drawn: Draw, ops: tuple[str, ...]) -> Float[Array, "B H W D"]:
     """The images of a draw; ValueError for a name that is not in ``OPS``, TypeError for integer images."""
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(f"dsa: images are {images.dtype}; allowed: floating (normalise first).")
@@ -64,7 +64,7 @@ def apply(images: Float[Array, "B H W D"], drawn: Draw, ops: tuple[str, ...]) ->
 
 
 def augment(
-    key: jax.Array, images: Float[Array, "B H W D"], ops: tuple[str, ...] = DSA_OPS, *, siamese: bool = False
+    key: jax.Array, images: Shaped[Array, "B H W D"], ops: tuple[str, ...] = DSA_OPS, *, siamese: bool = False
 ) -> Float[Array, "B H W D"]:
     """Images augmented by one op group drawn from ``key``; ``siamese``: the same parameters for every image."""
     return apply(images, draw(key, ops, 1 if siamese else images.shape[0]), ops)

@@ -105,4 +105,6 @@ def test_each_image_gets_one_op_of_its_own():
 
 def test_an_unknown_op_is_refused():
     with pytest.raises(ValueError, match="allowed: some of crop, scale, rotate, noise"):
-        dcaug.apply(images(), np.zeros(B, np.int32), numbers(), jax.random.key(0), ("flip",))
+        dcaug.apply(
+            jnp.asarray(images()), jnp.zeros(B, jnp.int32), jnp.asarray(numbers()), jax.random.key(0), ("flip",)
+        )

@@ -203,13 +203,13 @@ def test_siamese_treats_all_images_of_both_batches_alike():
 
 
 def test_a_single_op_needs_no_switch_and_names_are_checked():
-    x = images()
+    x = jnp.asarray(images())
     text = jax.make_jaxpr(lambda k, x: dsa.augment(k, x, ("flip",)))(jax.random.key(0), x)
     assert "cond" not in str(text)
     with pytest.raises(ValueError, match=r"colour.*allowed: one or more of color, crop"):
         dsa.augment(jax.random.key(0), x, ("colour",))
     with pytest.raises(TypeError, match="uint8"):
-        dsa.augment(jax.random.key(0), x.astype(np.uint8))
+        dsa.augment(jax.random.key(0), x.astype(jnp.uint8))
 
 
 def test_half_precision_stays_half():
@@ -225,8 +225,8 @@ def test_half_precision_stays_half():
 @pytest.mark.parametrize("name", ["color", "rotate", "scale", "cutout"])
 def test_derivatives_of_both_orders_equal_differences(name):
     with jax.enable_x64(True):
-        x, v = images().astype(np.float64), images(seed=3).astype(np.float64)
-        u = numbers()
+        x, v = (jnp.asarray(a.astype(np.float64)) for a in (images(), images(seed=3)))
+        u = jnp.asarray(numbers())
 
         def curved(x):
             return jnp.sum(jnp.tanh(dsa.OPS[name](x, u)) ** 2)

@@ -96,11 +96,13 @@ def test_the_shuffle_comes_before_the_crop():
         whole = numpy_shuffled(x[b], *np.asarray(view.strips[b]))
         one = jax.tree.map(lambda a, b=b: a[b : b + 1] if a.ndim and a.shape[0] == B else a, view)
         one = one._replace(strips=jnp.zeros((1, 2, 0), jnp.int32), ops=view.ops[:, b : b + 1])
-        np.testing.assert_allclose(found[b], augment.apply_view(whole[None], one, size=(5, 7))[0], atol=1e-5)
+        np.testing.assert_allclose(
+            found[b], augment.apply_view(jnp.asarray(whole[None]), one, size=(5, 7))[0], atol=1e-5
+        )
 
 
 def test_dsa_in_a_view_is_the_kernel_on_recorded_numbers():
-    x, names = images(), ("crop", "scale", "rotate")
+    x, names = jnp.asarray(images()), ("crop", "scale", "rotate")
     options = Augment(dsa=names, dsa_always=("flip", "color"), cutmix=1.0, mix_batch=True)
     found, view = seen(5, x, options)
     assert view.ops.shape == (3, B) and len(np.unique(view.ops)) == 1
