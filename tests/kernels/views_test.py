@@ -93,11 +93,11 @@ def test_the_shuffle_comes_before_the_crop():
     x, options = images(), Augment(shuffle=2, area=(0.3, 0.6), flip=True)
     found, view = seen(3, x, options, (5, 7))
     for b in range(B):
-        whole = numpy_shuffled(x[b], *np.asarray(view.strips[b]))
+        whole = jnp.asarray(numpy_shuffled(x[b], *np.asarray(view.strips[b])))
         one = jax.tree.map(lambda a, b=b: a[b : b + 1] if a.ndim and a.shape[0] == B else a, view)
         one = one._replace(strips=jnp.zeros((1, 2, 0), jnp.int32), ops=view.ops[:, b : b + 1])
         np.testing.assert_allclose(
-            found[b], augment.apply_view(jnp.asarray(whole[None]), one, size=(5, 7))[0], atol=1e-5
+            found[b], augment.apply_view(whole[None], one, size=(5, 7))[0], atol=1e-5
         )
 
 
