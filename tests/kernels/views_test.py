@@ -96,9 +96,7 @@ def test_the_shuffle_comes_before_the_crop():
         whole = jnp.asarray(numpy_shuffled(x[b], *np.asarray(view.strips[b])))
         one = jax.tree.map(lambda a, b=b: a[b : b + 1] if a.ndim and a.shape[0] == B else a, view)
         one = one._replace(strips=jnp.zeros((1, 2, 0), jnp.int32), ops=view.ops[:, b : b + 1])
-        np.testing.assert_allclose(
-            found[b], augment.apply_view(whole[None], one, size=(5, 7))[0], atol=1e-5
-        )
+        np.testing.assert_allclose(found[b], augment.apply_view(whole[None], one, size=(5, 7))[0], atol=1e-5)
 
 
 def test_dsa_in_a_view_is_the_kernel_on_recorded_numbers():
