@@ -100,7 +100,7 @@ def exit_code(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> i
         print(f"ddjax: {error}", file=sys.stderr)
         return 2
     except (Interrupted, KeyboardInterrupt) as error:
-        print(f"ddjax: stopped; --resume goes on. {error}".rstrip(), file=sys.stderr)
+        print(f"ddjax: stopped; the same command goes on (launch: with --resume). {error}".rstrip(), file=sys.stderr)
         return 3
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has left

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddjax import baselines, config, estimate, evaluate, lineup, models, relabel, report, whitened
+from ddjax import baselines, config, estimate, evaluate, fitting, lineup, models, relabel, report, whitened
 from ddjax.cost import Cost
 from ddjax.data import Dataset, open_data
 from ddjax.errors import ConfigError, DataError, out_of_range
@@ -196,23 +196,6 @@ def with_classes(row: evaluate.Row, own: evaluate.Row, made: DistilledSet) -> ev
     return row._replace(labels=made.labels if row.images is own.images else real)
 
 
-def check_fits(made: DistilledSet, data: Dataset, where: str) -> None:
-    """The set and the data must mean the same classes in the same order, and the same image shape."""
-    if made.class_names != data.class_names:
-        pairs = zip(made.class_names, data.class_names, strict=False)
-        first = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(made.class_names), len(data.class_names)))
-        raise DataError(
-            f"set = {where!r} has {len(made.class_names)} classes, data.train {len(data.class_names)}; they differ "
-            f"first at label {first}: {made.class_names[first : first + 1]} and "
-            f"{data.class_names[first : first + 1]}. Allowed: the same names in the same order."
-        )
-    if made.images.shape[1:] != data.train.shape:
-        raise DataError(
-            f"set = {where!r} has images {made.images.shape[1:]}, data.train {data.train.shape}; allowed: the same. "
-            f"Nearest: --data.size {made.images.shape[1]} --data.resize squash."
-        )
-
-
 def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> None:
     """Baselines hold as many real images of each class as the set does: equal numbers, and no more than there are."""
     check_mesh(asked.compute.mesh)
@@ -268,21 +251,24 @@ def main(argv: Sequence[str]) -> int:
 def start(asked: config.Judge) -> Path:
     """Judge a stored set; returns the folder of the report."""
     made, data = DistilledSet.load(asked.set), open_data(asked.data, asked.seed)
-    check_fits(made, data, asked.set)
+    data = fitting.fitted(made, data, asked.set)
     check_classes(made, data, asked)
     home = config.home_of(Path(asked.set))
     check_rule(made, data, asked, home)
     out = RunDir(Path(asked.workdir) if asked.workdir else home or place_of(Path(asked.set)))
     check_place(out, made, home)
+    fitting.check_same_data(made, data, out.config, home)
     with stoppable(), locked(out.folder, wait=False):
         if home is None or out.folder != home:  # the latest evaluation is what report.json tells
             method = {"class": "set", **(made.meta.get("method") or {})}
             method |= {"ipc": len(made.labels) // len(made.class_names)}
-            atomic_write(out.config, to_json(config.to_json(asked) | {"method": method}))
+            told = {"method": method, "judged_on": fitting.judged_on(data, asked.data.train)}
+            atomic_write(out.config, to_json(config.to_json(asked) | told))
             made.save(out.synset)
         job = prepare(asked, out, whitened.like(made, data))
-        own, soft = own_row(job, made, home)
-        judge(job, made, own, soft=soft, base=soft)
+        with job.cost.stage("evaluate"):
+            own, soft = own_row(job, made, home)
+            judge(job, made, own, soft=soft, base=soft)
         atomic_write(out.cost, to_json(job.cost.as_dict()))
         report.keep(out.folder, data.train, [data.card.citation])
         page = report.write(out.folder)

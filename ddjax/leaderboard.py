@@ -102,7 +102,9 @@ def line(found: Line, where: Sequence[str], several: bool, out: Path) -> dict[st
         peak = size(run.files.cost["peak_memory_bytes"]) if run.files.cost else None
         notes += [f"seed {run.files.config['seed']}"] if several and "seed" in run.files.config else []
         notes += [origin] if origin else []
-        notes += [f"{k.upper()} {report.score_text(scores, k)}" for k in ("lrs", "ars") if scores.get(k) is not None]
+        same = found.numbers[0].row["protocol"] == run.report["protocol"]
+        shown = [k for k in ("lrs", "ars") if same and scores.get(k) is not None]
+        notes += [f"{k.upper()} {report.score_text(scores, k)}" for k in shown]
     sources = [one.row["label_source"] for one in found.numbers]
     names = [one.name for one in found.runs]
     kind = "set" if found.own else "baseline"

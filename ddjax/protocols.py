@@ -168,7 +168,7 @@ class Protocol:
         judged_on_test = here.select == "test"
         per_epoch, epochs = here.per_epoch(images), here.epochs + here.extra_epochs
         start, every = here.watch
-        seen = [n for n in range(1, epochs + 1) if n - 1 > start * epochs and (n % every == 0 or n == epochs)]
+        seen = [n for n in range(1, epochs + 1) if n == epochs or (n - 1 > start * epochs and n % every == 0)]
         return Rule(
             id=self.id, batch=here.batch(images), per_epoch=per_epoch, steps=here.steps(images),
             augment=AUGMENTS[here.augment](setting), ragged=here.step_range is None, fresh=here.views == "fresh",

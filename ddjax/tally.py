@@ -103,13 +103,13 @@ def summary(files: Files) -> dict[str, Any]:
     """The content of report.json: rows of the run's protocol only."""
     config, made = files.config, files.made
     dataset = (made.meta.get("dataset") or {}) if made else {}
-    protocol = protocol_id(config)
+    protocol, judged = protocol_id(config), config.get("judged_on") or {}
     chosen = [row for row in rows(files) if row["protocol"] == protocol]
     common = ("arch", "label_source", "accuracy_mean", "accuracy_std", "seeds")
     cost, own = files.cost or {}, own_cell(files)
     return {
         "schema": SCHEMA,
-        "dataset": dataset.get("card") or str(config["data"]["train"]),
+        "dataset": judged.get("dataset") or dataset.get("card") or str(config["data"]["train"]),
         "method": method_name(files),
         "ipc": config["method"]["ipc"],
         "protocol": protocol,

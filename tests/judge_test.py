@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddjax import __main__ as cli
-from ddjax import api, config, estimate, evaluate, judge, launch, rundir, train
+from ddjax import api, config, estimate, evaluate, fitting, judge, launch, rundir, train
 from ddjax.data import open_data
 from ddjax.errors import ConfigError, DataError
 from ddjax.files import read_json, read_lines
@@ -100,7 +100,7 @@ def test_another_architecture_comes_after_the_runs_own(copy):
 
 
 def test_stored_labels_serve_only_the_views_they_were_made_for(copy, capsys):
-    assert judged(copy, "--seed", "5") == 2
+    assert judged(copy, "--seed", "5", "--workdir", str(copy.with_name("other"))) == 2
     said = capsys.readouterr().err
     assert "label.source" in said and "seed 0" in said and "seed 5" in said and "--label.source hard" in said
 
@@ -169,16 +169,36 @@ def changed(folder, **fields):
     return DistilledSet(**parts).save(folder.with_name("changed"))
 
 
-def test_class_names_must_be_the_same_in_the_same_order(alone, capsys):
+def test_classes_are_matched_by_name_and_others_are_refused(alone, capsys):
+    data = open_data(config.Data(subset=200), 0)
     names = ("0", "1", "3", "2", *map(str, range(4, 10)))
-    assert lone(changed(alone, class_names=names)) == 2
-    said = capsys.readouterr().err
-    assert "they differ first at label 2: ('3',) and ('2',)" in said and "same names in the same order" in said
-    assert not Path(f"{alone.with_name('changed')}-evaluated").exists()
+    made = DistilledSet.load(changed(alone, class_names=names))
+    counted = fitting.fitted(made, data, "set")
+    assert counted.class_names == counted.card.class_names == names and counted.hash != data.hash
+    for split, plain in ((counted.train, data.train), (counted.val, data.val), (counted.test, data.test)):
+        assert [names[i] for i in split.labels] == [data.class_names[i] for i in plain.labels]
+        np.testing.assert_array_equal(split.images, plain.images)
+        assert split.hash != plain.hash
     few = DistilledSet.load(alone)
     part = DistilledSet(few.images[:9], few.labels[:9], few.class_names[:9], few.mean, few.std, few.meta)
-    with pytest.raises(DataError, match=r"9 classes, data.train 10; they differ first at label 9: \(\) and \('9',\)"):
-        judge.check_fits(part, open_data(config.Data(subset=200), 0), "set")
+    with pytest.raises(DataError, match=r"9 classes, data.train 10; 1 only in data.train: 9"):
+        fitting.fitted(part, data, "set")
+    assert fitting.fitted(few, data, "set") is data
+
+
+def test_a_set_is_not_judged_on_another_data_set(alone, capsys):
+    meta = DistilledSet.load(alone).meta
+    folder = changed(alone, meta={**meta, "dataset": {**meta["dataset"], "card": "mnist"}})
+    assert lone(folder) == 2
+    assert "was made of mnist, data.train is digits; allowed: the same" in capsys.readouterr().err
+    assert not Path(f"{folder}-evaluated").exists()
+
+
+def test_results_of_other_data_never_share_a_folder(copy, capsys):
+    lines = (copy / "results.jsonl").read_text()
+    assert judged(copy, "--data.subset", "300") == 2
+    assert "holds results on other data" in capsys.readouterr().err
+    assert (copy / "results.jsonl").read_text() == lines
 
 
 def test_images_must_have_the_shape_of_the_data(alone, capsys):

@@ -366,7 +366,7 @@ def test_sigterm_ends_in_good_order_and_the_run_can_be_resumed(tmp_path, registe
         run.send_signal(signal.SIGTERM)
         out, err = run.communicate(timeout=120)
     assert run.returncode == 3, (out, err)
-    assert "--resume goes on" in err and "SIGTERM" in err and "Traceback" not in err
+    assert "with --resume" in err and "SIGTERM" in err and "Traceback" not in err
     assert read_json(folder / "cost.json")["wall_s"]["distill"] > 0
     stopped = [r["step"] for r in read_lines(folder / "records.jsonl")]
     reached = max(saved())

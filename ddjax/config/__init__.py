@@ -239,7 +239,7 @@ def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> Judge:
         evaluate = dataclasses.replace(run.evaluate, baselines=judge.evaluate.baselines)
         judge = dataclasses.replace(judge, seed=run.seed, data=run.data, label=run.label, evaluate=evaluate)
     wanted = [flag._replace(name=SHORT.get(flag.name, flag.name)) for flag in flags if flag.name != "help"]
-    judge = apply(judge, wanted, problems)
+    judge = apply(judge, wanted, problems, tuple(SHORT))
     judge = _settled(judge, lambda value: value, problems)
     if problems:
         raise ConfigError(listed(problems))

@@ -71,6 +71,7 @@ def open_data(config: Any, seed: int, *, resident_bytes: int = RESIDENT_BYTES) -
     )
     chosen = [(train, train_rows), (train, val_rows), (test, test_rows)]
     splits = _load(chosen, config, card, resident_bytes, notes)
+    _note_shared(splits, notes)
     card = _finished(card, splits[0], names, notes)
     found = hashlib.sha256(json.dumps(names).encode())
     for split in splits:
@@ -209,6 +210,17 @@ def _load(
         notes.append(f"images resized ({want.resize}) to {want.size} by Pillow, bicubic")
     arrays = [a if a is None or a.shape[-1] == channels else np.repeat(a, 3, axis=-1) for a in arrays]
     return [Split(s, rows, want, a) for (s, rows), a in zip(chosen, arrays, strict=True)]
+
+
+def _note_shared(splits: list[Split], notes: list[str]) -> None:
+    """A note where one in a hundred test images or more is, to the bit, a training or validation image too."""
+    train, val, test = (split.images for split in splits)
+    if train is None or val is None or test is None or not len(test):
+        return
+    known = {image.tobytes() for part in (train, val) for image in part}
+    shared = sum(image.tobytes() in known for image in test)
+    if 100 * shared >= len(test):
+        notes.append(f"test: {shared} of {len(test)} images are training images too")
 
 
 def _want(config: Any, card: Card | None) -> Want:

@@ -100,3 +100,13 @@ def test_the_hash_sees_every_change(change):
     first = open_data(Data(train=base), 0)
     assert first.hash != open_data(Data(train=Arrays(images, labels)), 0).hash
     assert first.hash == open_data(Data(train=many()), 0).hash
+
+
+def test_test_images_that_are_training_images_are_told():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 4, 4, 1), dtype=np.uint8)
+    labels = np.arange(60) % 2
+    apart = open_data(Data(train=Arrays(images[:40], labels[:40]), test=Arrays(images[40:], labels[40:])), 0)
+    assert not [note for note in apart.notes if "training images too" in note]
+    shared = open_data(Data(train=Arrays(images[:40], labels[:40]), test=Arrays(images[30:], labels[30:])), 0)
+    assert "test: 10 of 30 images are training images too" in shared.notes
