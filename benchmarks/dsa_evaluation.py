@@ -19,6 +19,7 @@ import math
 import os
 
 import harness
+from evaluation import torch_network
 
 CASES = ("ours-one-program", "ours-one-by-one", "torch", "torch-channels-last")
 GOAL = {"cpu": 0.75, "gpu": 1 / 3}
@@ -102,17 +103,6 @@ def build_torch(*, channels_last: bool):
             torch.cuda.synchronize()
 
     return train
-
-
-def torch_network():
-    from torch import nn
-
-    layers, inputs = [], SHAPE[2]
-    for _ in range(3):
-        layers += [nn.Conv2d(inputs, WIDTH, 3, padding=1), nn.GroupNorm(WIDTH, WIDTH)]
-        layers += [nn.ReLU(inplace=True), nn.AvgPool2d(2)]
-        inputs = WIDTH
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * WIDTH, CLASSES))
 
 
 def torch_train(net, images, labels, steps: int, layout) -> None:
