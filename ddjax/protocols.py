@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ddjax.errors import ConfigError, choice
+from ddjax.errors import ConfigError, choice, out_of_range
 from ddjax.train import Recipe
 from ddjax.types import Augment
 from ddjax.viewing import AUGMENTS, Setting
@@ -234,7 +234,9 @@ def _value(name: str, text: str, now: Any) -> Any:
         and not all(isinstance(rate, int | float) and rate > 0 for rate in value)
     ):
         value = text
-    if type(value) is not kind or (isinstance(value, int | float) and not value >= 0):
+    if type(value) is kind and isinstance(value, int | float) and not value >= 0:
+        raise ConfigError(out_of_range(f"evaluate.modify {name}", value, ">= 0", now))
+    if type(value) is not kind:
         raise ConfigError(
             f"evaluate.modify {name} = {text!r} is no {kind.__name__} such as the {now!r} that it replaces. Nearest: "
             f"{name}={now!r}."

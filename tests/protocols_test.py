@@ -257,7 +257,7 @@ def test_a_modification_is_told_in_the_id_and_overrules_every_clause():
     ("word", "said"),
     [
         ("epoch=3", r"'epoch' is not known; .*Did you mean 'epochs'"), ("epochs=ten", r"epochs = 'ten' is no int"),
-        ("epochs", "epochs = '' is no int"), ("epochs=-3", "epochs = '-3' is no int"),
+        ("epochs", "epochs = '' is no int"), ("epochs=-3", "epochs = -3 is out of range; allowed: >= 0"),
         ("optimiser=adamm", "Did you mean 'adam'"), ("augment=DSA", "allowed: card, none, dsa"),
         ("id=P-DC", "'id' is not known"), ("clean=3", "clean = '3' is no bool"), ("rates=a", "rates = 'a' is no tuple"),
         ("rates=-1", "rates = '-1' is no tuple"),

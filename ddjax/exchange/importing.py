@@ -60,6 +60,8 @@ def import_set(
     settle = whitened.settle if wanted.zca else spaces.settle
     space = settle(raw, images, wanted, known, train, constants)
     said |= space.said
+    if known is not None and images.shape[1:3] != known.size:
+        said["card_size"] = f"{known.size[0]}x{known.size[1]}"
     said["notes"] = _notes(said, wanted)
     made = DistilledSet(
         images=space.images,
@@ -142,6 +144,13 @@ def _notes(said: dict[str, Any], preset: Preset) -> list[str]:
             "the channel mean and std of the images are not known, so they are kept as networks saw them (mean 0, "
             "std 1), and real test images will not match; say --dataset, --mean and --std, or --data.train"
         )
+    if said["constants"] == "measured on the set itself":
+        notes.append(
+            "mean and std are measured on these images themselves; say --dataset, --mean and --std, or --data.train "
+            "for those of real images"
+        )
+    if "card_size" in said:
+        notes.append(f"the images are not {said['card_size']}, the size of the card's")
     if said.get("sets", 1) > 1:
         notes.append(f"set {said['index']} of {said['sets']} (--index)")
     if said["labels"].startswith("targets"):

@@ -85,7 +85,8 @@ def vico(path: Path, index: int | None) -> Raw:
         )
     chosen = 0 if index is None else index
     if not 0 <= chosen < len(sets):
-        raise ConfigError(out_of_range("--index", chosen, f"0 to {len(sets) - 1}, the sets of {path.name}", 0))
+        raise ConfigError(out_of_range("--index", chosen, f"0 to {len(sets) - 1}, the sets of {path.name}",
+                                       min(max(chosen, 0), len(sets) - 1)))  # fmt: skip
     pair = sets[chosen]
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise DataError(f"{where}: set {chosen} holds {_kinds(pair)}; allowed: [images, labels].")
