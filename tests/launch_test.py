@@ -28,7 +28,7 @@ TINY = [
     "--config", str(ROOT / "configs" / "digits.py"), "--data.subset", "200", "--teacher.arch", ARCH,
     "--teacher.epochs", "2", "--teacher.pool.size", "2", "--teacher.pool.snapshots", "1", "2",
     "--method.steps", "6", "--evaluate.archs", ARCH, "--evaluate.protocol", "tiny", "--evaluate.seeds", "2",
-    "--compute.mesh", "1", "1",
+    "--compute.mesh", "1", "1", "--evaluate.baselines", "all",
 ]  # fmt: skip
 BASELINES = {
     "random_hard", "random_soft", "random_early_soft", "kmeans", "herding", "kcenter", "forgetting", "base_labels",

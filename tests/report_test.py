@@ -118,7 +118,10 @@ def test_report_json_is_that_of_the_design(run):
     report.write(run)
     found = json.loads((run / "report.json").read_text())
     assert list(found) == sorted(found)
-    std = pytest.approx(0.1)
+    std, scores = pytest.approx(0.1), found.pop("scores")
+    assert (scores["hlr"], scores["ior"], scores["ars"]) == (pytest.approx(0.7), pytest.approx(0.3), None)
+    assert scores["lrs"] == pytest.approx((np.exp(-0.2) - np.exp(-1)) / (np.e - np.exp(-1)))  # 0.3 / 2 - 0.7 / 2
+    assert scores["random"] == {"name": "random_hard", "label_source": "hard"}
     assert found == {
         "schema": 1,
         "dataset": "digits",
@@ -140,7 +143,6 @@ def test_report_json_is_that_of_the_design(run):
              "budget": {"epochs": 3, "images": 1168, "seconds": 12.0},
              "accuracy_mean": 0.9, "accuracy_std": None, "seeds": 1},
         ],
-        "scores": None,
         "cost": {
             "wall_s": {"label": 1.5, "distill": 60.0}, "peak_memory_bytes": 5, "compile_s": 2.0,
         },
