@@ -8,7 +8,8 @@ VENV ?= .venv
 SECOND_VENV ?= $(VENV)-second
 TEST ?= -n logical --maxprocesses=4 --dist=loadfile --durations=10
 DEMO ?=
-SMOKE ?= tests/config_test.py tests/cli_test.py tests/kernels tests/keys_test.py
+SMOKE ?= tests/config_test.py tests/cli_test.py tests/keys_test.py $(addprefix tests/kernels/,$(addsuffix _test.py,\
+    conv dsa gradients labels pool statistics taylor))
 
 .PHONY: demo test test-slow lint smoke clean
 
