@@ -50,7 +50,7 @@ def build_ours(name: str):
     arch = getattr(method, "arch", None) or "resnet18"
     net = models.build(arch, image_shape=SHAPE, classes=CLASSES)
     over = Spread(pool.default_how(jax.default_backend()))
-    distiller = method.build(context(method, net, card, SHAPE, CLASSES, over.mean, batch=REAL))
+    distiller = method.build(context(method, net, card, SHAPE, CLASSES, over.mean))
     key = jax.random.key(0)
     images = jax.random.normal(key, (CLASSES * IPC, *SHAPE))
     labels = jnp.repeat(jnp.arange(CLASSES, dtype=jnp.int32), IPC)

@@ -209,8 +209,12 @@ def rows(
         return feature_space(trained, net, data)
 
     def coreset(name: str) -> Row:
-        index = select.by_features(name, numpy_rng(seed, name), space(), labels, ipc)
-        return Row(name, "hard", real(index), hard, budget={"features": "full_data" if trained else "pixels"})
+        counts = trained.forgotten if trained else None
+        index = select.by_name(name, numpy_rng(seed, name), labels, ipc, space=space, forgotten=lambda: counts)
+        budget = {"features": "full_data" if trained else "pixels"}
+        if name == "forgetting":
+            budget = {"forgotten": int(counts[index].sum())}
+        return Row(name, "hard", real(index), hard, budget=budget)
 
     random = random_images(data, ipc, seed) if {"random_hard", "random_soft"} & set(names) else jnp.zeros(0)
     found = []
@@ -219,13 +223,8 @@ def rows(
             found.append(Row(name, "hard", random, hard))
         elif name == "random_soft" and soft:
             found.append(Row(name, soft.name, random, soft, labels=numbers))
-        elif name in select.BY_FEATURES:
+        elif name in select.BY_FEATURES or (name == "forgetting" and trained):
             found.append(coreset(name))
-        elif name == "forgetting" and trained:
-            index = select.forgetting(numpy_rng(seed, "forgetting"), trained.forgotten, labels, ipc)
-            found.append(
-                Row(name, "hard", real(index), hard, budget={"forgotten": int(trained.forgotten[index].sum())})
-            )
         elif name == "base_labels" and base and own.label_source != base.name:
             found.append(Row(name, base.name, own.images, base, labels=own.labels))
         elif name == "random_same_bytes" and spend:

@@ -80,11 +80,11 @@ def distilling(run: config.Run, net: Net, teacher: Net, classes: int, card: Any,
     method, needs, shape = run.method, run.method.needs, net.image_shape
     members = run.teacher.pool.size if needs.teachers and needs.pool == "pool" else 1
     mean = Spread(how).mean
-    problem = context(method, net, card, shape, classes, mean, batch=needs.real_batch, members=members)
+    problem = context(method, net, card, shape, classes, mean, members=members)
     distiller = method.build(problem)
     images = jax.ShapeDtypeStruct((classes * method.ipc, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((classes * method.ipc,), jnp.int32)
-    logits = [jax.ShapeDtypeStruct((images.shape[0], classes), jnp.float32)] if needs.start_logits != "none" else []
+    logits = [jax.ShapeDtypeStruct((images.shape[0], classes), jnp.float32)] if needs.start_logits else []
     state = jax.eval_shape(distiller.init, jax.random.key(0), images, labels, *logits)
     if not distiller.steps:
         return nbytes((images, labels, state))

@@ -118,13 +118,14 @@ def cpu_model() -> str:
     return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
 
 
-def check_ipc(ipc: int, data: Dataset) -> None:
-    """The baselines need the images: ipc may not exceed the smallest training class."""
+def check_ipc(ipc: int, data: Dataset) -> tuple[int, str]:
+    """The baselines need the images: ipc may not exceed the smallest training class. How many that is, and in words."""
     counts = np.bincount(data.train.labels, minlength=len(data.class_names))
     smallest = int(counts.argmin())
-    if ipc > counts[smallest]:
-        allowed = f"<= {counts[smallest]}, the training images of the smallest class {data.class_names[smallest]!r}"
-        raise ConfigError(out_of_range("method.ipc", ipc, allowed, int(counts[smallest])))
+    held, told = int(counts[smallest]), f"the training images of the smallest class {data.class_names[smallest]!r}"
+    if ipc > held:
+        raise ConfigError(out_of_range("method.ipc", ipc, f"<= {held}, {told}", held))
+    return held, told
 
 
 def setting(data: Dataset, images: int, made: DistilledSet | None, arch: str, classes: int | None = None) -> Setting:

@@ -38,7 +38,7 @@ from ddjax.errors import ConfigError, DdjaxError, Interrupted
 from ddjax.files import atomic_write, clean_temporaries, content_hash, locked, read_json, to_json
 from ddjax.judge import Job
 from ddjax.methods import context, name_of
-from ddjax.supply import real_batch, supply
+from ddjax.supply import supply
 from ddjax.synset import DistilledSet
 
 # ------------------------------------------------------------------------------------------ stages
@@ -68,7 +68,7 @@ def distill_stage(job: Job, store: teachers.Store, tag: str) -> None:
         with job.cost.stage("experts"):
             held = experts.build(needs.experts, job)
     problem = context(
-        method, net, card, data.train.shape, len(data.class_names), job.over.mean, batch=real_batch(needs, data),
+        method, net, card, data.train.shape, len(data.class_names), job.over.mean,
         members=len(store.pool_accuracy) if needs.pool == "pool" else 1,
     )  # fmt: skip
     with blamed(method):
@@ -248,7 +248,6 @@ def pipeline(job: Job, only: tuple[str, ...]) -> None:
 
 def check(run: Any, data: Dataset) -> None:
     """What only the data can tell: whether ipc, networks, snapshots and given weights suit it; no device is touched."""
-    judge.check_ipc(run.method.ipc, data)
     selection.check(run.method, data)
     if getattr(run.method, "arch", None):
         judge.build_net(run, data, run.method.arch)

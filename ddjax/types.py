@@ -155,7 +155,7 @@ class Needs(NamedTuple):
     real_batch: int = 0  # images of a step: all of them (iid), of each class (per_class; at most its smallest class)
     also: int = 0  # more images of a step, drawn from all classes
     start: str = "random"  # real images that init gets: see ddjax.selection.STARTS
-    start_logits: str = "none"  # none | base | experts: whose logits of them init gets as a fourth argument
+    start_logits: bool = False  # init gets as a fourth argument the logits of experts who class them right
     experts: Experts | None = None
     teachers: bool = False
     statistics: str = "none"  # none | global | class | layers | layers_class (see survey.moments)

@@ -18,7 +18,8 @@ from jaxtyping import Int, Num
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
-BY_FEATURES = ("kmeans", "herding", "kcenter")  # what `by_features` knows
+BY_FEATURES = ("kmeans", "herding", "kcenter")  # by distances between features
+NAMES = ("random", *BY_FEATURES, "forgetting")  # what `by_name` knows
 
 
 def _by_class(labels: np.ndarray, choose: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -107,10 +108,20 @@ def forgetting(
     return _by_class(labels, choose)
 
 
-def by_features(
-    name: str, rng: np.random.Generator, features: Num[np.ndarray, "N F"], labels: Int[np.ndarray, "N"], ipc: int
+def by_name(
+    name: str,
+    rng: np.random.Generator,
+    labels: Int[np.ndarray, "N"],
+    ipc: int,
+    *,
+    space: Callable[[], Num[np.ndarray, "N F"]],
+    forgotten: Callable[[], Int[np.ndarray, "N"]],
 ) -> Int[np.ndarray, "CK"]:
-    """The coreset called ``name`` in a feature space; only kmeans draws from ``rng``."""
+    """The coreset called ``name`` of NAMES; ``space()`` and ``forgotten()`` are called only where it needs them."""
+    if name == "random":
+        return random_per_class(rng, labels, ipc)
+    if name == "forgetting":
+        return forgetting(rng, forgotten(), labels, ipc)
     if name == "kmeans":
-        return kmeans(rng, features, labels, ipc)
-    return {"herding": herding, "kcenter": kcenter}[name](features, labels, ipc)
+        return kmeans(rng, space(), labels, ipc)
+    return {"herding": herding, "kcenter": kcenter}[name](space(), labels, ipc)

@@ -33,7 +33,6 @@ class Context(NamedTuple):
         [Callable], Callable
     ]  # mean of fn(member, *shared) over axis 0 of its first argument, on the mesh
     factor: int = 1  # tiles along a side of a stored image
-    batch: int = 0  # images of a step that Needs.real_batch comes to: fewer where the smallest class holds fewer
     members: int = 1  # teachers that a step is fed: P
 
     @property

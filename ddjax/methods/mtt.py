@@ -133,7 +133,7 @@ class MTT(Matching):
             high=method.max_start, first=method.first_max_start, grow=method.grow, rate=method.expert_lr,
             batch=method.expert_batch, ops=DSA_OPS if self.dsa else (), arch=self.arch or "", store=self.store,
         )  # fmt: skip
-        return Needs(experts=wanted, start=self.start, start_logits="experts" if self.labels == "learned" else "none")
+        return Needs(experts=wanted, start=self.start, start_logits=self.labels == "learned")
 
     @property
     def augment(self) -> str | None:

@@ -30,7 +30,7 @@ from ddjax.log import Log
 from ddjax.mesh import Spread
 from ddjax.methods import METHODS
 from ddjax.selection import STARTS
-from ddjax.supply import real_batch, supply
+from ddjax.supply import supply
 from ddjax.types import Batch, Distiller, Made, Needs, Start, Teachers
 
 CLASSES, SHAPE, IPC, EACH = 4, (8, 8, 1), 2, 8  # EACH: real images of a class
@@ -168,8 +168,8 @@ class Trial:
             self.shared += 1
             return over.mean(fn)
 
-        sizes = dict(batch=real_batch(needs, data()), members=1 if needs.pool == "base" else POOL)
-        context = methods.context(self.method, network(arch), data().card, SHAPE, CLASSES, mean, **sizes)
+        members = 1 if needs.pool == "base" else POOL
+        context = methods.context(self.method, network(arch), data().card, SHAPE, CLASSES, mean, members=members)
         self.built: Distiller = self.method.build(context)
 
         def step(*given: Any) -> Any:
@@ -184,7 +184,7 @@ class Trial:
         """Real images, class by class, and logits where they are asked for."""
         rows = np.concatenate([np.flatnonzero(data().train.labels == c)[:IPC] for c in range(CLASSES)])
         rng = np.random.Generator(np.random.Philox(2))
-        wanted = self.method.needs.start_logits != "none"
+        wanted = self.method.needs.start_logits
         logits = rng.normal(size=(len(rows), CLASSES)).astype(np.float32) if wanted else None
         return Start(data().train.images[rows], np.repeat(np.arange(CLASSES, dtype=np.int32), IPC), logits)
 
@@ -241,7 +241,7 @@ def test_every_method_has_a_line_here():
 def test_contract(trial):
     method, needs, built = trial.method, trial.method.needs, trial.built
     assert needs.real in ("none", "iid", "per_class") and (needs.real == "none") == (needs.real_batch == 0)
-    assert needs.start in STARTS and needs.start_logits in ("none", "base", "experts")
+    assert needs.start in STARTS and (needs.experts or not needs.start_logits)
     assert needs.statistics in ("none", "global", "class", "layers", "layers_class") and needs.pool in ("pool", "base")
     assert method.label_source in ("hard", "learned", "pool", "base") and method.STORE in ("float", "pixels")
     assert set(method.learns) <= {"logits", "lr"} and built.steps >= 0

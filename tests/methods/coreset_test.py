@@ -130,7 +130,7 @@ def test_more_images_than_the_smallest_class_has_is_a_named_error(method, argume
     with pytest.raises(ConfigError) as caught:
         selection.check(method, digits())
     said = str(caught.value)
-    assert said.startswith(f"{argument} = ") and f"<= {held}, the training images in the smallest class" in said
+    assert said.startswith(f"{argument} = ") and f"<= {held}, the training images of the smallest class" in said
 
 
 def test_as_many_as_the_smallest_class_has_are_admitted():

@@ -195,7 +195,7 @@ def test_learned_labels_are_softmax_targets_that_move():
     np.testing.assert_allclose(after.learned["logits"], LOGITS - by_hand(LOGITS), rtol=1e-5, atol=1e-6)
     made = distiller.extract(after)
     np.testing.assert_array_equal(made.label_logits, after.learned["logits"])
-    assert method.label_source == "learned" and method.needs.start_logits == method.needs.start == "experts"
+    assert method.label_source == "learned" and method.needs.start_logits and method.needs.start == "experts"
 
 
 def test_teacher_labels_are_the_targets_logits_and_are_handed_out():
