@@ -19,15 +19,15 @@ from ddjax import launch
 from ddjax.files import read_json, read_lines
 
 CONFIG = ["--config", "configs/fashion_mnist_classical.py"]
-BUDGET = {  # flags of a method's reduced budget, by IPC; () is its published one
+EXPERTS = "--method.experts 2 --method.expert_epochs 7 --method.max_start 5"
+BUDGET = {  # flags of a method's reduced budget, by IPC; none: its published one
     "random": {}, "herding": {}, "kcenter": {}, "kmeans": {}, "forgetting": {},
-    "dc": {1: "--method.steps 200 --method.real_batch 64", 10: "--method.steps 5 --method.real_batch 64"},
-    "dsa": {1: "--method.steps 200 --method.real_batch 64", 10: "--method.steps 5 --method.real_batch 64"},
     "dm": {1: "--method.steps 300 --method.real_batch 64", 10: "--method.steps 300 --method.real_batch 64"},
-    "mtt": {1: "--method.steps 200 --method.experts 3 --method.expert_length 10",
-            10: "--method.steps 50 --method.experts 3 --method.expert_length 10"},
-    "frepo": {1: "--method.steps 1000", 10: "--method.steps 500"},
-    "idc": {1: "--method.steps 100", 10: "--method.steps 20"},
+    "dc": {1: "--method.steps 200 --method.real_batch 64", 10: "--method.steps 3 --method.real_batch 64"},
+    "dsa": {1: "--method.steps 200 --method.real_batch 64", 10: "--method.steps 3 --method.real_batch 64"},
+    "frepo": {1: "--method.steps 400 --method.real_batch 256", 10: "--method.steps 400 --method.real_batch 256"},
+    "idc": {1: "--method.steps 8 --method.real_batch 64", 10: "--method.steps 3 --method.real_batch 64"},
+    "mtt": {1: f"--method.steps 60 {EXPERTS}", 10: f"--method.steps 15 {EXPERTS}"},
 }  # fmt: skip
 PUBLISHED = {  # test accuracy, %, at IPC 1 and 10, and where it stands
     "random": (51.4, 73.8, "recalled"), "herding": (67.0, 71.1, "recalled"), "kcenter": (66.9, 54.7, "recalled"),

@@ -139,10 +139,23 @@ def dsa_evaluation() -> list[str]:
     return out + said(f"at most {found['goal']:.2f}x PyTorch", found["goal_met"])
 
 
+def methods() -> list[str]:
+    found = read("methods")
+    out = ["## One outer iteration of each method", "", "Ten classes of 32x32x3, 10 images a class, 256 real images of "
+           "each class (FRePo: 1,024 in all), ConvNet-3 of width 128; SRe2L: ResNet-18, batches of 50. MTT goes "
+           "through 20 inner steps; DC and DSA take one matching and then one epoch of the network on the set.", "",
+           *where(found, "python benchmarks/methods.py")]  # fmt: skip
+    for name, part in found["methods"].items():
+        out += [f"### {name}", "", *cases(part["cases"], f"{name}:torch")]
+        for of, ratio, met in (("time", "goal", "goal_met"), ("peak memory", "goal_memory", "goal_memory_met")):
+            out += [] if part[ratio] is None else said(f"at most {part[ratio]}x of PyTorch's {of}", part[met])
+    return out
+
+
 def main() -> None:
     sections = {
         "convolution": convolution, "taylor": taylor, "mtt_memory": mtt_memory, "draw": draw, "pool": pool,
-        "evaluation": evaluation, "dsa_evaluation": dsa_evaluation,
+        "evaluation": evaluation, "dsa_evaluation": dsa_evaluation, "methods": methods,
     }  # fmt: skip
     out = [HEAD]
     for name, section in sections.items():
