@@ -20,7 +20,7 @@ GOALS = {"dm": (0.55, None), "dc": (0.75, None), "dsa": (0.65, None), "mtt": (0.
          "frepo": (None, None)}  # fmt: skip
 SAME = {  # hyper-parameters under which both sides do the same work
     "dc": dict(outer=2, inner=1), "dsa": dict(outer=2, inner=1), "mtt": dict(inner_steps=20),
-    "sre2l": dict(batch=50, flip=True),
+    "sre2l": dict(batch=50, flip=True), "frepo": dict(arch="convnet3-lecun"),
 }  # fmt: skip
 SHAPE, CLASSES, IPC, REAL = (32, 32, 3), 10, 10, 256
 

@@ -1,7 +1,7 @@
 """Neural feature regression with pooling on CIFAR-10, ten images per class.
 
 Paper      Zhou, Nezhadarya and Ba, Dataset Distillation using Neural Feature Regression (NeurIPS 2022).
-Expected   65.5 (P-FRePo on its own wider network of doubling widths).
+Expected   65.5 (P-FRePo).
 Data       $DDJAX_DATA/cifar10 (binary or python archive), or --data.train cifar:PATH.
 Cost       sized for one GPU, not measured; on two CPU cores give fewer --method.steps and --data.subset
            10000.
@@ -20,7 +20,7 @@ def get_config() -> Run:
         method=FRePo(ipc=10),
         evaluate=Evaluate(
             protocol="P-FRePo",
-            archs=("convnet3-none",),
+            archs=("convnet3-doubling-none",),
             seeds=5,
             baselines=("random_hard", "kmeans", "full_data"),
         ),

@@ -12,11 +12,10 @@ Labels are stored as they are learned: centred regression targets, which P-FRePo
 cross-entropy takes softmax(Y_s), whose minimiser is, up to a constant per image, the same function: logits Y_s; and to
 second order around 0, where targets of this size lie, the two losses are one, up to the factor 1/C.
 
-Network: ours by default, ConvNet-3 of width 128 with batch norm, drawn as Flax draws; the published one doubles its
-width from block to block and normalises in front of each convolution, so that published numbers are not of this one.
+Network: ConvNet of widths 128, 256, 512, ... with batch norm in front of its convolutions, drawn as Flax draws.
 Batch norm is fine: features use the running statistics, which the online steps move by nine tenths, as published.
-Evaluation is published without normalisation (evaluate.archs convnet3-none). The best of the checkpoints on the test
-split, as published, is not taken: the last is.
+Evaluation is published without normalisation (evaluate.archs convnet3-doubling-none). The best of the checkpoints on
+the test split, as published, is not taken: the last is.
 """
 
 import dataclasses
@@ -78,8 +77,9 @@ class FRePo(Matching):
 
     REFERENCE: ClassVar[str] = PAPERS["zhou2022regression"].bibtex
     ARCHS: ClassVar = {
-        "": "convnet3-batch-lecun", "digits": "convnet3-w32-batch-lecun", "tiny_imagenet": "convnet4-batch-lecun",
-        "imagenette": "convnet5-batch-lecun", "imagenet": "convnet4-batch-lecun",
+        "": "convnet3-doubling-batch-lecun", "digits": "convnet3-w32-batch-lecun",
+        "tiny_imagenet": "convnet4-doubling-batch-lecun", "imagenette": "convnet5-doubling-batch-lecun",
+        "imagenet": "convnet4-doubling-batch-lecun",
     }  # fmt: skip
     DEFAULTS: ClassVar = {
         "": dict(steps=500_000, lr=3e-4, real_batch=1024, nets=10, age=100, online_lr=3e-4, flip=False),

@@ -1,9 +1,10 @@
 """Networks by name: ``build("convnet3-w64-none", image_shape=(32, 32, 3), classes=10) -> Net``.
 
-    convnetD[-wN][-NORM][-ACTIVATION][-POOLING][-lecun]
+    convnetD[-wN][-NORM][-ACTIVATION][-POOLING][-lecun][-doubling]
         ConvNet of depth D, width N (128), NORM instance (default), batch, group or none,
         ACTIVATION relu (default), leakyrelu or sigmoid, POOLING avg (default), max or nopool;
-        drawn from PyTorch's default distribution, or with ``lecun`` from Flax's
+        drawn from PyTorch's default distribution, or with ``lecun`` from Flax's; ``doubling``: FRePo's,
+        of widths N, 2N, 4N, ..., normalised in front of the convolutions
     resnet18 | resnet34 | resnet50 [-imagenet][-NORM]
         3x3 entry for small images, or ImageNet's; NORM batch by default
     resnet20 | resnet32 | resnet44 | resnet56
@@ -147,6 +148,7 @@ _CONVNET_WORDS: dict[str, tuple[str, Any]] = {
     "max": ("pooling", "max"),
     "nopool": ("pooling", "none"),
     "lecun": ("scheme", "lecun"),
+    "doubling": ("doubling", True),
 }
 
 

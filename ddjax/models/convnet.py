@@ -4,6 +4,9 @@ D times: 3x3 convolution with bias, normalisation, activation, 2x2 pooling; then
 the flattened map. Width 128 and instance normalisation (affine, no running statistics) by default;
 ``group`` has 4 groups. Grey 28x28 images are padded to 32x32 by the first convolution. Depth 3 for
 32x32 (2048 features), 4 for 64x64, and so on.
+
+``doubling``: FRePo's (Zhou et al., NeurIPS 2022). The width doubles from block to block (128, 256, 512: 8192 features),
+and normalisation stands in front of each convolution but the first.
 """
 
 import jax
@@ -14,7 +17,7 @@ from ddjax.models.layers import ACTIVATIONS, Forward, Layers, pool
 
 
 class ConvBlock(nnx.Module):
-    """Convolution, normalisation, activation, pooling."""
+    """Convolution, normalisation, activation, pooling; ``ahead``: normalisation, convolution, activation, pooling."""
 
     def __init__(
         self,
@@ -28,14 +31,16 @@ class ConvBlock(nnx.Module):
         groups: int,
         activation: str = "relu",
         pooling: str,
+        ahead: bool = False,
     ):
         self.conv = layers.conv(inputs, outputs, size, padding=padding)
-        self.norm = layers.norm(norm, outputs, groups=groups)
+        self.norm = layers.norm(norm, inputs if ahead else outputs, groups=groups)
+        self.ahead = ahead
         self.activation = activation
         self.pooling = pooling
 
     def __call__(self, x: jax.Array, run: Forward) -> jax.Array:
-        x = ACTIVATIONS[self.activation](self.norm(self.conv(x), run))
+        x = ACTIVATIONS[self.activation](self.conv(self.norm(x, run)) if self.ahead else self.norm(self.conv(x), run))
         return x if self.pooling == "none" else pool(x, self.pooling)
 
 
@@ -53,6 +58,7 @@ class ConvNet(nnx.Module):
         norm: str,
         activation: str,
         pooling: str,
+        doubling: bool = False,
     ):
         _check(image_shape, depth, width, norm, pooling)
         side, inputs = map_size(image_shape), image_shape[2]
@@ -63,15 +69,16 @@ class ConvNet(nnx.Module):
                 inputs,
                 width,
                 padding=1 + grey_padding(image_shape) if index == 0 else 1,
-                norm=norm,
+                norm="none" if doubling and index == 0 else norm,
                 groups=4,
                 activation=activation,
                 pooling=pooling,
+                ahead=doubling,
             )
             setattr(self, name, block)
-            inputs = width
+            inputs, width = width, 2 * width if doubling else width
             side = side if pooling == "none" else (side[0] // 2, side[1] // 2)
-        self.head = layers.linear(side[0] * side[1] * width, classes)
+        self.head = layers.linear(side[0] * side[1] * inputs, classes)
 
     def __call__(self, x: jax.Array, run: Forward) -> tuple[jax.Array, jax.Array]:
         for name in self.names:

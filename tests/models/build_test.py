@@ -5,6 +5,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ddjax.errors import ConfigError
@@ -57,6 +58,29 @@ def test_convnet_parameter_count_in_closed_form(depth, width, norm, image_shape)
     head = (side * side * width + 1) * 10
     name = f"convnet{depth}-w{width}-{norm}"
     assert count(name, image_shape, 10) == convolutions + norms + head
+
+
+def test_doubling_widths_and_normalisation_ahead_of_each_convolution_but_the_first():
+    assert count("convnet3-doubling-none", (32, 32, 3), 10) == sum(
+        9 * a * b + b for a, b in ((3, 128), (128, 256), (256, 512))
+    ) + 10 * (512 * 16 + 1)
+    assert (
+        count("convnet3-doubling-batch", (32, 32, 3), 10) - count("convnet3-doubling-none", (32, 32, 3), 10) == 2 * 384
+    )
+    net = build("convnet2-w4-doubling-instance", image_shape=(8, 8, 2), classes=3)
+    params, state = net.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 2))
+
+    def block(x, name):
+        kernel, bias = (params[name]["conv"][part] for part in ("kernel", "bias"))
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jnp.maximum(x + bias[None, None, None], 0)
+        return x.reshape(2, x.shape[1] // 2, 2, x.shape[2] // 2, 2, -1).mean((2, 4))
+
+    first = block(x, "block0")
+    mean, var = (stat(first, axis=(1, 2), keepdims=True) for stat in (jnp.mean, jnp.var))
+    second = block((first - mean) / jnp.sqrt(var + 1e-5), "block1")  # scale 1 and bias 0 at the start
+    np.testing.assert_allclose(net.apply(params, state, x, train=True).features, second.reshape(2, -1), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
