@@ -165,7 +165,7 @@ class DistilledSet:
         if self.zca is not None:
             files[WHITENING] = whitening.to_bytes(self.zca)
             digest = hashlib.sha256(files[WHITENING]).hexdigest()
-            about["zca"] = {"transform": self.zca.transform, "eps": self.zca.eps, "hash": digest}
+            about["zca"] = {**self.zca.said, "hash": digest}
         try:
             about = json.loads(to_json(about | {"hash": content_hash(about)}))
         except (TypeError, ValueError) as error:

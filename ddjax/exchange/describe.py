@@ -44,7 +44,10 @@ def seen(made: DistilledSet) -> str:
     """How a network wants to see pixels."""
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (made.mean, made.std))
     text = f"(pixel / 255 - [{mean}]) / [{std}]"
-    return text if made.zca is None else f"{text}, then ZCA ({made.zca.transform}, eps {made.zca.eps:g})"
+    if made.zca is None:
+        return text
+    fitted = f", fitted on {made.zca.fitted['images']:,} images" if made.zca.fitted else ""
+    return f"{text}, then ZCA ({made.zca.transform}, eps {made.zca.eps:g}{fitted})"
 
 
 def decode(made: DistilledSet) -> str:
