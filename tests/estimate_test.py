@@ -186,7 +186,7 @@ def test_the_estimate_is_near_what_the_compiler_reserves():
     shape, classes, card = estimate.problem(run)
     net = models.build("convnet3-w32", image_shape=shape, classes=classes)
     told = estimate.distilling(run, net, net, classes, card, "scan")
-    problem = estimate.context(run.method, net, card, shape, classes, estimate.Spread("scan").mean, batch=32)
+    problem = estimate.context(run.method, net, card, shape, classes, estimate.Spread("scan").mean)
     distiller = run.method.build(problem)
     images = jax.ShapeDtypeStruct((2 * classes, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((2 * classes,), jnp.int32)
