@@ -31,7 +31,8 @@ def run(name: str, words: list[str], folder: Path, extra: list[str], *, hard: bo
     base = [*words, *extra, "--workdir", str(folder / name)]
     launch.main([*base, "--resume"])
     if hard:
-        launch.main([*base, "--only", "label", "evaluate", "--label.source", "hard", "--evaluate.baselines", "none"])
+        none = [] if "--evaluate.baselines" in base else ["--evaluate.baselines", "none"]
+        launch.main([*base, "--only", "label", "evaluate", "--label.source", "hard", *none])
     cells: dict = {}
     for line in read_lines(folder / name / "results.jsonl"):
         cells.setdefault(f"{line['name']}/{line['label_source']}", []).append(line)

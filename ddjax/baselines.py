@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from ddjax import cost, survey, teachers, train
+from ddjax import cost, storage, survey, teachers, train
 from ddjax.checkpoint import Checkpoint
 from ddjax.data.feed import RESIDENT_BYTES
 from ddjax.evaluate import Row
@@ -34,6 +34,7 @@ from ddjax.keys import key, numpy_rng
 from ddjax.mesh import Spread
 from ddjax.models import weights
 from ddjax.relabel import Hard, Pool
+from ddjax.synset import DistilledSet
 from ddjax.types import Net, Teachers, Tree
 
 EPOCHS, SECONDS = 20, 600.0  # the most that the network on all data may cost
@@ -268,13 +269,15 @@ def same_bytes(data, spend: int, classes: int, seed: int) -> Row:
     return Row("random_same_bytes", "hard", jnp.asarray(data.train.gather(index)), hard, budget=budget)
 
 
-def bytes_of(own: Row, made: Any = None) -> int:
-    """Bytes of a set's images and labels as they are stored: what ``random_same_bytes`` may spend.
+def bytes_of(own: Row, made: DistilledSet) -> int:
+    """Bytes of a set's images, their transform and the labels in use, as ``storage`` counts what is stored of ``made``:
+    what ``random_same_bytes`` may spend.
 
-    ``own`` has what networks see of ``made``; None: that is what is stored.
+    Labels in use: of the row ``own``; those that a teacher makes on the way are stored nowhere, and the classes are.
     """
-    images, times = (own.images, 1) if made is None else (made.images, made.factor**2)
-    if own.table is not None:
-        return images.nbytes + own.table.nbytes
-    labels = int(own.source.nbytes())  # of canvases: hard and learned ones once for all their tiles
-    return images.nbytes + (labels // times if own.label_source in ("hard", "learned") else labels)
+    kept = storage.components(made)
+    images = kept["images"] + kept.get("zca", 0)
+    if own.table is not None and own.views is None:  # of the run: RUN/labels
+        return images + own.table.nbytes
+    name = storage.STORED if own.views is not None else "label_logits" if own.label_source == "learned" else "labels"
+    return images + kept[name]

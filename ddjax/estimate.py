@@ -1,15 +1,16 @@
-"""``--check``: would this run fit? Shapes only: no pixel is read and nothing is computed.
+"""``--check``: would this run fit? Shapes only: nothing is computed.
 
     bytes = 1.3 (parameters + optimiser + pool + images + batch + residuals of the step's vjp)
 
 taken for each stage by ``jax.eval_shape``; the largest stage counts. A method's step is traced and its peak told from
 the program (``ddjax.liveness``): N iterates of trajectory matching, one class's maps under scan, all of them under
-vmap. Classes and image size come from the card and the configuration. The factor 1.3 stands for the workspace of
-single operations.
+vmap. Classes and image size come from the data where they can be read, else from the card and the configuration. The
+factor 1.3 stands for the workspace of single operations.
 """
 
 import math
 import os
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -40,13 +41,15 @@ def residuals(fn: Any, *args: Any) -> int:
     return nbytes(jax.eval_shape(lambda *a: jax.vjp(fn, *a)[1], *args))
 
 
-def problem(run: config.Run) -> tuple[tuple[int, int, int], int, Any]:
-    """Image shape, classes and card, from the configuration alone."""
+def problem(run: config.Run, found: data.Dataset | None = None) -> tuple[tuple[int, int, int], int, Any]:
+    """Image shape, classes and card, of the data where they are given, else from the configuration alone."""
+    if found is not None:
+        return found.train.shape, len(found.class_names), found.card
     card = data.CARDS.get(run.data.card_id())
     if card is None:
         raise ConfigError(
-            f"--check reads no data, and data.train = {run.data.train!r} has no card that tells its classes and size; "
-            "allowed: --data.card with the name of a card, or run it without --check."
+            f"--check: data.train = {run.data.train!r} cannot be read here and has no card that tells its classes and "
+            "size; allowed: data that can be read, or --data.card with the name of a card."
         )
     side = (run.data.size, run.data.size) if run.data.size else card.size
     return (*side, card.channels), card.classes, card
@@ -141,10 +144,10 @@ def trained_experts(experts: Any, net: Net, how: str) -> int:
     return 3 * each + training(net, 1, experts.batch, how)
 
 
-def check(run: Any) -> dict[str, Any]:
-    """The estimate of every stage, the device's memory, and whether the largest fits."""
-    shape, classes, card = problem(run)
-    how = default_how(jax.default_backend()) if run.compute.pool_how == "auto" else run.compute.pool_how
+def check(run: Any, found: data.Dataset | None = None) -> dict[str, Any]:
+    """The estimate of every stage, the device's memory, and whether the largest fits; ``found``: the run's data."""
+    shape, classes, card = problem(run, found)
+    how = mapped(run)
 
     def net(arch: str) -> Net:
         return models.build(
@@ -159,19 +162,32 @@ def check(run: Any) -> dict[str, Any]:
         + run.teacher.pool.size * nbytes(jax.eval_shape(teacher.init, jax.random.key(0))),
         "distill": distilling(run, own, teacher, classes, card, how),
         "evaluate": max(
-            training(net(arch), max(run.evaluate.seeds, len(rule.rates)), rule.batch(total), how)
-            for arch in run.evaluate.archs
+            students(run, net(arch), len(rule.rates), rule.batch(total), how) for arch in run.evaluate.archs
         )
         + total * math.prod(shape),
     }
     if experts:
         stages["experts"] = trained_experts(experts, net(experts.arch), how)
-    stages = {name: int(FACTOR * value) for name, value in stages.items()}
-    limit = device_bytes()
+    return {"schema": 1, "image_shape": shape, "classes": classes, "images": total} | verdict(stages)
+
+
+def mapped(asked: Any) -> str:
+    """How networks are mapped over: scan | vmap | unroll."""
+    return default_how(jax.default_backend()) if asked.compute.pool_how == "auto" else asked.compute.pool_how
+
+
+def students(asked: Any, net: Net, rates: int, batch: int, how: str) -> int:
+    """Bytes of the students of one architecture that are trained at once: every rate, then every seed."""
+    return training(net, max(asked.evaluate.seeds, rates), batch, how)
+
+
+def verdict(stages: Mapping[str, float]) -> dict[str, Any]:
+    """The end of what is told: bytes of each stage, of the largest, of the device, and whether it fits."""
+    told, limit = {name: int(FACTOR * value) for name, value in stages.items()}, device_bytes()
+    needed = max(told.values())
     return {
-        "schema": 1, "image_shape": shape, "classes": classes, "images": total, "stages_bytes": stages,
-        "needed_bytes": max(stages.values()), "device": jax.devices()[0].device_kind, "device_bytes": limit,
-        "fits": max(stages.values()) <= limit,
+        "stages_bytes": told, "needed_bytes": needed, "device": jax.devices()[0].device_kind, "device_bytes": limit,
+        "fits": needed <= limit,
     }  # fmt: skip
 
 

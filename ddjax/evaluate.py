@@ -327,11 +327,13 @@ def finished(results: Path, cell: dict[str, Any], numbers: list[int]) -> list[di
 
 
 def repeat(group: Students, row: Row, twin: Row, numbers: list[int], results: Path) -> None:
-    """The finished lines of ``twin`` once more, as those of ``row``, which has the same images and labels."""
+    """The finished lines of ``twin`` once more, as those of ``row``, which has the same images and labels and cost
+    nothing: ``wall_s`` 0, ``trained_as`` the row whose students they are."""
     cell, lines = cell_of(group, row), finished(results, cell_of(group, twin), numbers)
     if lines is None:
         raise ValueError(f"{twin.name} is not finished, so {row.name} cannot be repeated from it.")
-    write_cell(results, cell, [{**line, **cell, "budget": row.budget} for line in lines])
+    shared = {**cell, "budget": row.budget, "wall_s": 0.0, "trained_as": twin.name}
+    write_cell(results, cell, [{**line, **shared} for line in lines])
 
 
 def announce(group: Students, rows: list[Row], *, seeds: int, seed: int, results: Path, every: int, log) -> None:

@@ -4,7 +4,6 @@ Rows (the set with its own labels, then each baseline) x architectures x seeds u
 architecture share its compiled programs.
 """
 
-import json
 import os
 import platform
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from ddjax import baselines, config, estimate, evaluate, fitting, lineup, models
 from ddjax.cost import Cost
 from ddjax.data import Dataset, open_data
 from ddjax.errors import ConfigError, DataError, out_of_range
-from ddjax.exchange import softlabels
 from ddjax.files import atomic_write, content_hash, locked, read_json, read_lines, to_json
 from ddjax.kernels.pool import default_how
 from ddjax.log import Log
@@ -28,6 +26,8 @@ from ddjax.rundir import RunDir, check_writable, is_empty, stoppable
 from ddjax.setcheck import STORED
 from ddjax.synset import DistilledSet
 from ddjax.types import Net
+
+BY_CLASS = ("coverage", "continual")  # further evaluations that look at the images of each class alone
 
 
 class Job(NamedTuple):
@@ -136,15 +136,21 @@ def setting(data: Dataset, images: int, made: DistilledSet | None, arch: str, cl
     return Setting(images, classes or len(data.class_names), data.card, arch, side=data.train.shape[0], **told)
 
 
+def own_plan(asked: config.Judge, data: Dataset, made: DistilledSet) -> relabel.Plan:
+    """The views of the set itself, as its first architecture's students see them."""
+    seen = made.decoded()
+    return view_plan(asked, data, len(seen), seen)
+
+
 def view_plan(
-    job: Job, images: int, made: DistilledSet | None = None, arch: str | None = None, rule: Protocol | None = None,
-    classes: int | None = None,
+    run: Any, data: Dataset, images: int, made: DistilledSet | None = None, arch: str | None = None,
+    rule: Protocol | None = None, classes: int | None = None,
 ) -> relabel.Plan:  # fmt: skip
     """The views that students of a set of this size will see; those of the first architecture unless told."""
-    told = setting(job.data, images, made, arch or job.run.evaluate.archs[0], classes)
-    found = (rule or job.run.evaluate.rule()).at(told)
+    told = setting(data, images, made, arch or run.evaluate.archs[0], classes)
+    found = (rule or run.evaluate.rule()).at(told)
     return relabel.plan(
-        job.run.seed, images, found.batch, found.steps, found.augment, job.run.label.epochs, ragged=found.ragged
+        run.seed, images, found.batch, found.steps, found.augment, run.label.epochs, ragged=found.ragged
     )
 
 
@@ -190,7 +196,7 @@ def students(
     """
     net = build_net(job.run, job.data, arch, classes)
     told, chosen = setting(job.data, size, made, arch, classes), rule or job.run.evaluate.rule()
-    plan = plan or view_plan(job, size, made, arch, chosen, classes)
+    plan = plan or view_plan(job.run, job.data, size, made, arch, chosen, classes)
     return evaluate.students(net, chosen, plan, made.mean, made.std, over=job.over, setting=told)
 
 
@@ -204,19 +210,30 @@ def with_classes(row: evaluate.Row, own: evaluate.Row, made: DistilledSet) -> ev
 
 
 def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> None:
-    """Baselines hold as many real images of each class as the set does: equal numbers, and no more than there are."""
+    """Baselines hold as many real images of each class as the set does: equal numbers, and no more than there are.
+
+    Where the labels are learned, ``N / C`` of each class: the set's images then belong to no class alone.
+    """
     check_mesh(asked.compute.mesh)
     for arch in asked.evaluate.archs:
         build_net(asked, data, arch)
     if not (asked.evaluate.baseline_names() or asked.evaluate.further):
         return
-    counts = np.bincount(made.labels, minlength=len(made.class_names))
-    if counts.min() != counts.max():
+    counts, learned = made.counts(), made.soft and asked.label.source != "hard"
+    uneven = f"set = {asked.set!r} has {counts.min()} to {counts.max()} images per class"
+    if counts.min() != counts.max() and not (learned and made.even):
+        why = f", {len(made)} images with learned labels in all for {len(counts)} classes" if learned else ""
         raise DataError(
-            f"set = {asked.set!r} has {counts.min()} to {counts.max()} images per class; the baselines need equal "
-            "numbers. Allowed: --evaluate.baselines none, and no --evaluate.further."
+            f"{uneven}{why}; the baselines need equal numbers. Allowed: --evaluate.baselines none, and no "
+            "--evaluate.further."
         )
-    check_ipc(int(counts.max()), data)
+    by_class = [name for name in asked.evaluate.further if name in BY_CLASS] if counts.min() != counts.max() else []
+    if by_class:
+        raise DataError(
+            f"{uneven}, by the largest of its learned labels; {' and '.join(by_class)} of --evaluate.further "
+            "take images class by class. Allowed: the others."
+        )
+    check_ipc(made.ipc, data)
 
 
 def check_rule(made: DistilledSet, data: Dataset, asked: config.Judge, home: Path | None) -> None:
@@ -280,12 +297,26 @@ def check_modified(out: RunDir, asked: config.Evaluate) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """``ddjax evaluate SET``: students on a stored set, hard labels or those of the run it lies in."""
-    start(config.load_judge(argv))
+    asked, judging = config.load_judge(argv)
+    if judging.check:
+        from ddjax import outlook  # which stands on this module
+
+        return outlook.tell(asked)
+    start(asked)
     return 0
 
 
-def start(asked: config.Judge) -> Path:
-    """Judge a stored set; returns the folder of the report."""
+class Admitted(NamedTuple):
+    """An evaluation that may start: the set, the data in its class order, the run it lies in, the folder to write."""
+
+    made: DistilledSet
+    data: Dataset
+    home: Path | None
+    out: RunDir
+
+
+def admit(asked: config.Judge) -> Admitted:
+    """Refuse all that can be refused before a device is touched or a file is written."""
     made, data = DistilledSet.load(asked.set), open_data(asked.data, asked.seed)
     data = fitting.fitted(made, data, asked.set)
     check_classes(made, data, asked)
@@ -296,6 +327,12 @@ def start(asked: config.Judge) -> Path:
     check_place(out, made, home)
     check_modified(out, asked.evaluate)
     fitting.check_same_data(made, data, out.config, home)
+    return Admitted(made, data, home, out)
+
+
+def start(asked: config.Judge) -> Path:
+    """Judge a stored set; returns the folder of the report."""
+    made, data, home, out = admit(asked)
     with stoppable(), locked(out.folder, wait=False):
         if home is None or out.folder != home:  # the latest evaluation is what report.json tells
             method = {"class": "set", **(made.meta.get("method") or {})}
@@ -305,7 +342,7 @@ def start(asked: config.Judge) -> Path:
             made.save(out.synset)
         job = prepare(asked, out, whitened.like(made, data))
         with job.cost.stage("evaluate"):
-            own, soft = own_row(job, made, home)
+            own, soft = lineup.own_row(job, made, home, own_plan(asked, data, made))
             judge(job, made, own, soft=soft, base=soft)
         atomic_write(out.cost, to_json(job.cost.as_dict()))
         report.keep(out.folder, data.train, [data.card.citation])
@@ -315,57 +352,3 @@ def start(asked: config.Judge) -> Path:
             job.log.say(sentence)
         job.log.say(f"report: {page}")
     return out.folder
-
-
-def own_row(job: Job, made: DistilledSet, home: Path | None) -> tuple[evaluate.Row, relabel.Pool | None]:
-    """The set with the labels that ``label.source`` means, and their teacher where they are made here.
-
-    auto: those stored in its run, where they are soft, or view by view beside an imported set, which are replayed on
-    the very views they were stored for; else those it has learned; else, where the protocol asks for a teacher, those
-    of the network on all training images (base says so outright); else hard ones.
-    """
-    method, wanted = str((made.meta.get("method") or {}).get("class", "set")), job.run.label.source
-    made = made.decoded()
-    row = evaluate.Row(
-        method.rsplit(":", 1)[-1].lower(), "hard", np.asarray(made.images),
-        relabel.Hard(made.labels, len(made.class_names)), labels=made.labels,
-    )  # fmt: skip
-    learned, recorded = made.label_logits, Path(job.run.set) / "labels" / "manifest.json"
-    if wanted == "hard":
-        return row, None
-    if wanted == "auto" and home is None and recorded.is_file():
-        views = softlabels.load(recorded.parent)
-        softlabels.check_fits(views, len(made.labels), len(made.class_names), recorded.parent)
-        source = relabel.Stored(views.logits)
-        return row._replace(label_source="fkd", source=source, table=views.logits, views=views), None
-    stored = stored_row(job, made, home, row) if home and wanted != "learned" else None
-    if stored:
-        return stored, None
-    if learned is not None and wanted in ("auto", "learned"):
-        return row._replace(label_source="learned", source=relabel.Learned(learned)), None
-    if wanted == "base" or job.run.evaluate.rule().labels == "teacher":
-        teacher = lineup.shared_labels(job, lineup.shared_teacher(job))
-        return row._replace(label_source=teacher.name, source=teacher), teacher
-    return row, None
-
-
-def stored_row(job: Job, made: DistilledSet, home: Path, row: evaluate.Row) -> evaluate.Row | None:
-    """The set with the soft labels stored in its run; ConfigError where their views are not this protocol's."""
-    table = relabel.load(home / "labels")
-    if table is None:
-        return None
-    about, plan = read_json(home / "labels" / "manifest.json"), view_plan(job, len(made.labels), made)
-    views = json.loads(to_json(plan.augment.said()))
-    if (about["batch"], about["seed"], about["epochs"], about["augment"]) != (
-        plan.batch,
-        plan.seed,
-        plan.epochs,
-        views,
-    ):
-        raise ConfigError(
-            f"label.source: the labels stored in {str(home)!r} are of {about['epochs']} epochs of batches of "
-            f"{about['batch']} (seed {about['seed']}); this evaluation needs {plan.epochs} of {plan.batch} (seed "
-            f"{plan.seed}), under the views of {job.run.evaluate.rule().id}. Allowed: the run's own seed and protocol, "
-            "or --label.source hard or base."
-        )
-    return row._replace(label_source=about["label_source"], source=relabel.Stored(table), table=table)

@@ -34,7 +34,7 @@ from ddjax import (
 from ddjax.__main__ import exit_code
 from ddjax.checkpoint import Checkpoint
 from ddjax.data import Dataset, open_data
-from ddjax.errors import ConfigError, DdjaxError, Interrupted
+from ddjax.errors import ConfigError, DataError, DdjaxError, Interrupted
 from ddjax.files import atomic_write, clean_temporaries, content_hash, locked, read_json, to_json
 from ddjax.judge import Job
 from ddjax.methods import context, name_of
@@ -166,7 +166,7 @@ def source(job: Job, store: teachers.Store, name: str, made: DistilledSet) -> An
 def label_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
     """RUN/labels: a target for every view."""
     made = made.decoded()
-    plan = judge.view_plan(job, len(made.labels), made)
+    plan = judge.view_plan(job.run, job.data, len(made.labels), made)
     name = source_name(job.run)
     origin = source(job, store, name, made)
     with job.cost.stage("label"):
@@ -306,11 +306,27 @@ def admit(run: config.Run, launch: config.Launch, folder: Path, data: Dataset | 
     return Admitted(claimed, written, data, left)
 
 
+def readable(run: config.Run) -> Dataset | None:
+    """The data of a run where they can be read here; None, and why not on the screen, where they cannot."""
+    try:
+        return open_data(run.data, run.seed)
+    except DataError as error:
+        print(f"--check: by shapes alone, without the data: {error}", file=sys.stderr)
+        return None
+
+
+def look(run: config.Run, data: Dataset | None) -> dict[str, Any]:
+    """``--check``: what the data forbid is refused where they are there; the estimate of the run's memory."""
+    judge.check_mesh(run.compute.mesh)
+    if data is not None:
+        check(run, data)
+    return estimate.check(run, data)
+
+
 def start(run: config.Run, launch: config.Launch) -> int:
     """Carry out a run; returns the exit code."""
     if launch.check:
-        judge.check_mesh(run.compute.mesh)
-        found = estimate.check(run)
+        found = look(run, readable(run))
         print(to_json(found), end="")
         print(estimate.sentence(found), file=sys.stderr)
         return 0 if found["fits"] else 2

@@ -18,7 +18,7 @@ import numpy as np
 from ddjax import cite, literature, report
 from ddjax.board import Line, Number, Run, Section, collect, find, sections
 from ddjax.config.document import listed
-from ddjax.config.flags import split
+from ddjax.config.flags import repeated, split
 from ddjax.errors import ConfigError, DataError, choice
 from ddjax.files import atomic_write, is_temporary
 from ddjax.log import duration
@@ -300,8 +300,11 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0 if "help" in given else 2
     wrong = [choice("report: flag", f"--{name}", ["--out"]) for name in given if name != "out"]
-    if "out" in given and len(given["out"]) != 1:
+    wrong += repeated(flags)
+    if "out" in given and (len(given["out"]) != 1 or not given["out"][0].strip()):
         wrong.append(f"--out = {' '.join(given['out'])!r} is not one folder; allowed: --out DIR, after every RUN.")
+    if not all(path.strip() for path in paths):
+        wrong.append("RUN = '' names no folder; allowed: folders of runs, or folders that hold some.")
     if not paths:
         wrong.append("RUN is missing; allowed: folders of runs, or folders that hold some.")
     if wrong:

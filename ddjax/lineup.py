@@ -1,12 +1,16 @@
 """Which rows are judged: the set with its own labels, the same images with hard labels, and the baselines asked for."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddjax import baselines, early, evaluate, relabel
 from ddjax.baselines import FullData
-from ddjax.files import content_hash
+from ddjax.errors import ConfigError
+from ddjax.exchange import softlabels
+from ddjax.files import content_hash, read_json, to_json
 from ddjax.synset import DistilledSet
 
 
@@ -22,6 +26,70 @@ def shared_teacher(job: Any) -> FullData:
 def shared_labels(job: Any, trained: FullData) -> relabel.Pool:
     """Soft labels from the network on all data, for sets that bring no teacher."""
     return relabel.Pool(job.net(job.run.evaluate.archs[0]), trained.teachers(), job.over, "full_data")
+
+
+def own_name(made: DistilledSet) -> str:
+    """What a set that lies there is called in the table: its method's name, else ``set``."""
+    return str((made.meta.get("method") or {}).get("class", "set")).rsplit(":", 1)[-1].lower()
+
+
+def own_row(
+    job: Any, made: DistilledSet, home: Path | None, plan: relabel.Plan
+) -> tuple[evaluate.Row, relabel.Pool | None]:
+    """The set with the labels that ``label.source`` means, and their teacher where they are made here; ``plan``: the
+    views of its first architecture's students.
+
+    auto: those stored in its run, where they are soft, or view by view beside an imported set, which are replayed on
+    the very views they were stored for; else those it has learned; else, where the protocol asks for a teacher, those
+    of the network on all training images (base says so outright); else hard ones.
+    """
+    row, teacher = labelled_row(job.run, made, home, plan), None
+    if row.source is None:
+        teacher = shared_labels(job, shared_teacher(job))
+        row = row._replace(label_source=teacher.name, source=teacher)
+    return row, teacher
+
+
+def labelled_row(run: Any, made: DistilledSet, home: Path | None, plan: relabel.Plan) -> evaluate.Row:
+    """``own_row`` as far as no network is needed: without a source where a teacher is to make the labels."""
+    wanted, made = run.label.source, made.decoded()
+    row = evaluate.Row(
+        own_name(made), "hard", np.asarray(made.images), relabel.Hard(made.labels, len(made.class_names)),
+        labels=made.labels,
+    )  # fmt: skip
+    learned, recorded = made.label_logits, Path(run.set) / "labels" / "manifest.json"
+    if wanted == "hard":
+        return row
+    if wanted == "auto" and home is None and recorded.is_file():
+        views = softlabels.load(recorded.parent)
+        softlabels.check_fits(views, len(made.labels), len(made.class_names), recorded.parent)
+        source = relabel.Stored(views.logits)
+        return row._replace(label_source="fkd", source=source, table=views.logits, views=views)
+    stored = stored_row(run, home, row, plan) if home and wanted != "learned" else None
+    if stored:
+        return stored
+    if learned is not None and wanted in ("auto", "learned"):
+        return row._replace(label_source="learned", source=relabel.Learned(learned))
+    if wanted == "base" or run.evaluate.rule().labels == "teacher":
+        return row._replace(label_source="full_data", source=None)
+    return row
+
+
+def stored_row(run: Any, home: Path, row: evaluate.Row, plan: relabel.Plan) -> evaluate.Row | None:
+    """The set with the soft labels stored in its run; ConfigError where their views are not this protocol's."""
+    table = relabel.load(home / "labels")
+    if table is None:
+        return None
+    about, views = read_json(home / "labels" / "manifest.json"), json.loads(to_json(plan.augment.said()))
+    wanted = (plan.batch, plan.seed, plan.epochs, views)
+    if tuple(about[name] for name in ("batch", "seed", "epochs", "augment")) != wanted:
+        raise ConfigError(
+            f"label.source: the labels stored in {str(home)!r} are of {about['epochs']} epochs of batches of "
+            f"{about['batch']} (seed {about['seed']}); this evaluation needs {plan.epochs} of {plan.batch} (seed "
+            f"{plan.seed}), under the views of {run.evaluate.rule().id}. Allowed: the run's own seed and protocol, "
+            "or --label.source hard or base."
+        )
+    return row._replace(label_source=about["label_source"], source=relabel.Stored(table), table=table)
 
 
 def rows(

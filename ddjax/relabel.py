@@ -122,10 +122,6 @@ class Hard:
         """One-hot rows ``[B, C]``, mixed where the view mixes."""
         return views.mix_labels(self.table[view.index], view)
 
-    def nbytes(self) -> int:
-        """One int32 per image."""
-        return 4 * self.table.shape[0]
-
 
 class Learned(Hard):
     """The set's own labels, learned with its images: ``label_logits`` [M, C], the same for every view of an image."""
@@ -135,10 +131,6 @@ class Learned(Hard):
     def __init__(self, label_logits: np.ndarray):
         self.logits = np.asarray(label_logits, np.float32)
         self.table = jax.nn.softmax(jnp.asarray(self.logits))
-
-    def nbytes(self) -> int:
-        """The stored logits."""
-        return self.logits.nbytes
 
 
 class Pool:
@@ -174,10 +166,6 @@ class Pool:
         mean = self.over.mean(one, 2)(params, state, images)
         return mean if tau is None else tau * jnp.log(jnp.maximum(mean, 1e-30))
 
-    def nbytes(self) -> int:
-        """The teachers themselves, should somebody label with them."""
-        return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((self.teachers.params, self.teachers.state)))
-
 
 class Stored:
     """Soft labels that were computed before, for every view of a plan."""
@@ -187,10 +175,6 @@ class Stored:
 
     def __init__(self, table: np.ndarray):
         self.table = table
-
-    def nbytes(self) -> int:
-        """Bytes of the stored logits."""
-        return self.table.nbytes
 
 
 def storer(plan: Plan, source: Pool) -> Callable:

@@ -236,7 +236,8 @@ def _whitening(path: Path, about: dict[str, Any] | None) -> tuple[Zca | None, li
     if about is None:
         return None, [f"{path.name} lies in the folder, but zca is null in {MANIFEST}."] if path.exists() else []
     try:
-        return whitening.from_bytes(_bytes(path, about["hash"]), transform=about["transform"], eps=about["eps"]), []
+        content, fitted = _bytes(path, about["hash"]), about.get("fitted")
+        return whitening.from_bytes(content, transform=about["transform"], eps=about["eps"], fitted=fitted), []
     except DataError as error:
         return None, [str(error)]
 

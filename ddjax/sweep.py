@@ -27,7 +27,7 @@ from ddjax import config, leaderboard, rundir
 from ddjax.__main__ import exit_code
 from ddjax.board import collect
 from ddjax.config.document import fields, find_class, listed
-from ddjax.config.flags import Flag, split
+from ddjax.config.flags import Flag, repeated, split
 from ddjax.config.values import arms
 from ddjax.errors import ConfigError, DataError, Interrupted
 from ddjax.files import content_hash, locked, to_json
@@ -268,10 +268,21 @@ def run_all(table: Sequence[Cell], folder: Path) -> int:
 
 
 def check(table: Sequence[Cell]) -> int:
-    """What each cell would need, by shapes alone: JSON by cell, a sentence each; 2 where one does not fit."""
-    from ddjax import estimate
+    """What each cell would need: JSON by cell, a sentence each; 2 where one does not fit.
 
-    found = {cell.name: estimate.check(cell.run) for cell in table}
+    One ConfigError with all that the data forbid, where they can be read.
+    """
+    from ddjax import estimate, launch
+
+    found, complaints, opened = {}, {}, ("", None)
+    for cell in table:
+        key = config.hash(cell.run.data, cell.run.seed)
+        opened = opened if opened[0] == key else (key, launch.readable(cell.run))
+        try:
+            found[cell.name] = launch.look(cell.run, opened[1])
+        except (ConfigError, DataError) as error:
+            told(complaints, str(error), cell.name)
+    refuse(complaints, len(table))
     print(to_json(found), end="")
     for name, needs in found.items():
         print(f"{name}: {estimate.sentence(needs)}", file=sys.stderr)
@@ -286,9 +297,8 @@ def main(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0 if "help" in given else 2
     problems = [f"{word!r} is not a flag; allowed: --name value." for word in first]
-    problems += [f"--{name} is given twice; allowed: once, values with commas." for name in given
-                 if [flag.name for flag in flags].count(name) > 1]  # fmt: skip
-    if len(given.get("workdir", ())) != 1:
+    problems += repeated(flags)
+    if len(given.get("workdir", ())) != 1 or not given["workdir"][0].strip():
         problems.append("--workdir DIR is missing: the folder of the table, by which the same command goes on.")
     if "overwrite" in given:
         problems.append("--overwrite is not known to a sweep: finished cells are kept. Remove the folders of cells.")

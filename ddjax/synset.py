@@ -91,8 +91,17 @@ class DistilledSet:
 
     @property
     def ipc(self) -> int:
-        """Images per class as stored (of a set with equal numbers of every class)."""
+        """Images per class as stored: ``N / C``, of a set with equal numbers of every class or with learned labels."""
         return len(self.labels) // len(self.class_names)
+
+    def counts(self) -> np.ndarray:
+        """Images of each class as stored ``[C]``; by the largest label where labels are learned."""
+        return np.bincount(self.labels, minlength=len(self.class_names))
+
+    @property
+    def even(self) -> bool:
+        """Whether there are as many images as ``ipc`` says: ``C`` divides ``N``."""
+        return len(self.labels) % len(self.class_names) == 0
 
     def decoded(self) -> "DistilledSet":
         """The set that networks are trained on: factor 1, ``f^2`` images in place of each canvas, float32."""
@@ -165,7 +174,7 @@ class DistilledSet:
         if self.zca is not None:
             files[WHITENING] = whitening.to_bytes(self.zca)
             digest = hashlib.sha256(files[WHITENING]).hexdigest()
-            about["zca"] = {"transform": self.zca.transform, "eps": self.zca.eps, "hash": digest}
+            about["zca"] = {**self.zca.said, "hash": digest}
         try:
             about = json.loads(to_json(about | {"hash": content_hash(about)}))
         except (TypeError, ValueError) as error:

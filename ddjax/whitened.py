@@ -45,7 +45,8 @@ class WhiteSplit:
     @functools.cached_property
     def hash(self) -> str:
         """Of the split and the transform."""
-        return content_hash([self.split.hash, self.transform._asdict(), self.mean, self.std])
+        parts = {name: part for name, part in self.transform._asdict().items() if name != "fitted"}
+        return content_hash([self.split.hash, parts, self.mean, self.std])
 
     def gather(self, indices: np.ndarray, *, workers: int = WORKERS) -> np.ndarray:
         """Whitened images at ``indices``."""

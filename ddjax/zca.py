@@ -9,7 +9,8 @@ in the kernel methods (Nguyen et al., NeurIPS 2021; Zhou et al., NeurIPS 2022, e
 transform, so a set carries its own. Both expect images that went through the set's channel mean and std.
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -25,13 +26,23 @@ TENSORS = ("mean", "matrix", "inverse")
 
 
 class Zca(NamedTuple):
-    """A fitted transform: ``mean [F]``, ``matrix [F, F]``, ``inverse [F, F]`` float32, of images of F = H * W * D."""
+    """A fitted transform: ``mean [F]``, ``matrix [F, F]``, ``inverse [F, F]`` float32, of images of F = H * W * D.
+
+    ``fitted``: where it is known, what it was fitted on, ``{"images": n, "sha256": ...}`` (content hash of the pixels).
+    """
 
     transform: str
     eps: float
     mean: np.ndarray
     matrix: np.ndarray
     inverse: np.ndarray
+    fitted: Mapping[str, Any] | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What the manifest says of it, beside the hash of its file."""
+        told = {"transform": self.transform, "eps": self.eps}
+        return told | ({"fitted": dict(self.fitted)} if self.fitted else {})
 
 
 def fit(images: np.ndarray, *, transform: str, eps: float) -> Zca:
@@ -58,7 +69,7 @@ def fit(images: np.ndarray, *, transform: str, eps: float) -> Zca:
     if not np.isfinite(root).all() or root.min() <= 0:
         raise DataError("zca: the images are not finite, or all the same; there is nothing to whiten.")
     matrix, inverse = (vectors * root**-1) @ vectors.T, (vectors * root) @ vectors.T
-    return Zca(transform, float(eps), *(part.astype(np.float32) for part in (mean, matrix, inverse)))
+    return Zca(transform, float(eps), mean.astype(np.float32), matrix.astype(np.float32), inverse.astype(np.float32))
 
 
 def _moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +129,7 @@ def to_bytes(zca: Zca) -> bytes:
     return write_tensors({name: np.ascontiguousarray(getattr(zca, name)) for name in TENSORS})
 
 
-def from_bytes(content: bytes, *, transform: str, eps: float) -> Zca:
+def from_bytes(content: bytes, *, transform: str, eps: float, fitted: Mapping[str, Any] | None = None) -> Zca:
     """What ``to_bytes`` wrote; DataError where it did not."""
     try:
         found = read_tensors(content)
@@ -127,4 +138,4 @@ def from_bytes(content: bytes, *, transform: str, eps: float) -> Zca:
     absent = [name for name in TENSORS if name not in found]
     if absent:
         raise DataError(f"zca.safetensors holds no {' and no '.join(absent)}.")
-    return Zca(transform, eps, *(found[name] for name in TENSORS))
+    return Zca(transform, eps, found["mean"], found["matrix"], found["inverse"], fitted)

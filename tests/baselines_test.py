@@ -2,19 +2,20 @@
 
 import dataclasses
 import functools
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddjax import baselines, config, early, evaluate, models, relabel, teachers, train
+from ddjax import baselines, config, early, evaluate, models, relabel, teachers, train, zca
 from ddjax.data import open_data
+from ddjax.exchange import softlabels
 from ddjax.files import append_line, read_json
 from ddjax.log import Log
 from ddjax.mesh import Spread
 from ddjax.protocols import Protocol
+from ddjax.synset import DistilledSet
 from ddjax.types import Augment, Teachers
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -174,26 +175,40 @@ def test_bytes_worth_more_than_the_training_set_end_as_the_training_set(monkeypa
 
 
 def test_a_set_pays_for_its_images_and_for_the_labels_that_are_stored():
-    images = np.zeros((20, 8, 8, 1), np.uint8)
-    hard = evaluate.Row("set", "hard", images, relabel.Hard(np.zeros(20, np.int32), CLASSES))
-    assert baselines.bytes_of(hard) == 20 * 64 + 20 * 4
-    assert baselines.bytes_of(hard._replace(images=images.astype(np.float32))) == 20 * 256 + 20 * 4
+    """Canvases as they are stored, not their tiles; a transform with the images; recorded views with their labels."""
+    images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.zeros(20, np.int32)
+    names, real = tuple(map(str, range(CLASSES))), data().train.gather(np.arange(180)).astype(np.float32)
+    made = DistilledSet(images, labels, names, (0.5,), (0.5,))
+    hard = evaluate.Row("set", "hard", images, relabel.Hard(labels, CLASSES))
+    assert baselines.bytes_of(hard, made) == 20 * 64 + 20 * 4
+    floats = dataclasses.replace(made, images=images.astype(np.float32))
+    assert baselines.bytes_of(hard, floats) == 20 * 256 + 20 * 4
     table = np.zeros((6, 10, 10), np.float16)
     soft = evaluate.Row("set", "pool", images, relabel.Stored(table), table)
-    assert baselines.bytes_of(soft) == 20 * 64 + 1200
-    canvases = SimpleNamespace(images=images[:5], factor=2)
+    assert baselines.bytes_of(soft, made) == 20 * 64 + 1200
+    canvases = dataclasses.replace(made, images=images[:5], labels=labels[:5], factor=2)
     assert baselines.bytes_of(hard, canvases) == 5 * 64 + 5 * 4
     assert baselines.bytes_of(soft, canvases) == 5 * 64 + 1200
+    white = zca.fit(real, transform="eps", eps=0.1)
+    learned = dataclasses.replace(floats, label_logits=np.zeros((20, 10), np.float32), learned_lr=0.1, zca=white)
+    row = hard._replace(label_source="learned", source=relabel.Learned(learned.label_logits))
+    assert baselines.bytes_of(row, learned) == 20 * 256 + 4 * (64 + 2 * 64 * 64) + 20 * 10 * 4
+    views = softlabels.Recorded(20, 10, 3, softlabels.FKD, softlabels.tensors(6, 10, 10))
+    named = softlabels.Relabelled.of(made, views)
+    fkd = hard._replace(label_source="fkd", source=relabel.Stored(views.logits), table=views.logits, views=views)
+    assert baselines.bytes_of(fkd, named) == 20 * 64 + 6 * (10 * (20 + 4 + 16 + 1 + 4) + 16 + 4)
+    by_teacher = hard._replace(label_source="full_data", source=None)
+    assert baselines.bytes_of(by_teacher, made) == 20 * 64 + 20 * 4  # no label is stored but the class
 
 
 def test_bytes_that_buy_the_same_images_are_no_row_of_their_own():
     own = evaluate.Row("set", "hard", np.zeros((20, 8, 8, 1), np.uint8), relabel.Hard(np.zeros(20, np.int32), CLASSES))
     args = (own, None, None, None, net(), data())
-    names = ("random_hard", "random_same_bytes")
-    same = baselines.rows(names, *args, ipc=IPC, seed=0, spend=baselines.bytes_of(own))
+    names, spend = ("random_hard", "random_same_bytes"), 20 * (64 + 4)
+    same = baselines.rows(names, *args, ipc=IPC, seed=0, spend=spend)
     assert [row.name for row in same] == ["random_hard"]
-    alone = baselines.rows(names[1:], *args, ipc=IPC, seed=0, spend=baselines.bytes_of(own))
+    alone = baselines.rows(names[1:], *args, ipc=IPC, seed=0, spend=spend)
     assert [row.name for row in alone] == ["random_same_bytes"]
     np.testing.assert_array_equal(alone[0].images, same[0].images)
-    more = baselines.rows(names, *args, ipc=IPC, seed=0, spend=2 * baselines.bytes_of(own))
+    more = baselines.rows(names, *args, ipc=IPC, seed=0, spend=2 * spend)
     assert [row.images.shape[0] for row in more] == [20, 40]

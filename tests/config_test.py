@@ -169,9 +169,24 @@ def test_flags_change_a_config_and_nothing_else():
     assert not launch.check
 
 
-def test_a_name_may_be_typed_with_dashes_and_the_last_of_two_flags_counts():
-    run, _ = load(["--report.images-per-class", "3", "--seed", "1", "--seed", "2"])
+def test_a_name_may_be_typed_with_dashes_and_no_flag_counts_twice():
+    run, _ = load(["--report.images-per-class", "3", "--seed", "2"])
     assert (run.report.images_per_class, run.seed) == (3, 2)
+    text = refusal(
+        "--seed", "1", "--seed=2", "--only", "label", "--only", "evaluate", "--only", "report", "--seeed", "1"
+    )
+    assert "--seeed is not known" in text
+    assert "--seed: given twice; allowed: once" in text and "--only: given 3 times; allowed: once" in text
+    assert "(--only A,B)" in text
+    with pytest.raises(ConfigError, match=r"^--seeds and --evaluate\.seeds: given twice; allowed: once"):
+        config.load_judge(["SET", "--seeds", "2", "--evaluate.seeds", "3"])
+
+
+def test_a_folder_without_a_name_is_refused():
+    """An empty word would be the current folder, or no word at all."""
+    assert "workdir = '' names no folder" in refusal("--workdir", "")
+    with pytest.raises(ConfigError, match="workdir = '' names no folder"):
+        config.load_judge(["SET", "--workdir="])
 
 
 def test_method_replaces_the_method_group_and_keeps_ipc():
@@ -461,10 +476,11 @@ def test_arrays_in_memory_are_known_by_their_hash_and_not_restored():
 def test_evaluate_takes_the_settings_of_the_run_that_the_set_lies_in(tmp_path):
     run, _ = load(["--config", DIGITS, "--seed", "4", "--evaluate.seeds", "3"])
     (tmp_path / "config.json").write_text(json.dumps(config.to_json(run)))
-    judge = config.load_judge([str(tmp_path / "synset"), "--evaluate.archs", "mlp"])
+    judge, judging = config.load_judge([str(tmp_path / "synset"), "--evaluate.archs", "mlp"])
+    assert not judging.check and config.load_judge([str(tmp_path / "synset"), "--check"])[1].check
     assert (judge.seed, judge.data) == (4, run.data)
     assert judge.evaluate == dataclasses.replace(run.evaluate, archs=("mlp",), baselines="cheap")
-    alone = config.load_judge([str(tmp_path / "a" / "b")])
+    alone, _ = config.load_judge([str(tmp_path / "a" / "b")])
     assert alone.evaluate == Evaluate(baselines="cheap")
     with pytest.raises(ConfigError, match=r"SET is missing(.|\n)*--evaluate.sed is not known"):
         config.load_judge(["--evaluate.sed", "1"])
@@ -578,6 +594,8 @@ def test_help_of_evaluate_shows_the_values_of_the_run_and_every_name(capsys, tmp
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert caught.value.code == 0 and "ddjax evaluate SET" in shown and "Exit codes: 0 done" in shown
     assert all(f"(default: {value})" in shown for value in ("41", "23", "mlp", "cheap"))
+    for words in ("of a lone set SET-evaluated", "--check", "--modify step_range=None epochs=3", "share its results"):
+        assert words in shown, words
     doc = inspect.getsource(config.Evaluate)
     for name in PROTOCOLS:
         assert re.search(rf"\b{name.removesuffix(BEST)}\b", doc), name

@@ -1,4 +1,4 @@
-"""``--check``: every configuration resolves and its memory is estimated from shapes; no data is touched."""
+"""``--check``: every configuration resolves, its memory is estimated from shapes, data are needed for neither."""
 
 import json
 import math
@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ddjax import config, estimate, launch, liveness, models
 from ddjax.__main__ import exit_code
+from ddjax.errors import DataError
 from ddjax.methods import METHODS
 from ddjax.methods.dm import DM
 from ddjax.types import Net, Outputs
@@ -25,14 +27,16 @@ def checked(*argv):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_configuration_is_checked_without_data(path, monkeypatch, capsys, tmp_path):
-    def refuse(*args, **kwargs):
-        raise AssertionError("data was touched")
+    def absent(*args, **kwargs):
+        raise DataError("the data are elsewhere")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch, "open_data", refuse)
+    monkeypatch.setattr(launch, "open_data", absent)
     monkeypatch.setattr(estimate, "device_bytes", lambda: 1 << 40)
     assert checked("--config", path) == 0
-    found = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert "--check: by shapes alone, without the data: the data are elsewhere\n" in said.err
     run = config.read_config(str(path))
     assert found["schema"] == 1 and found["fits"] is True and found["device_bytes"] == 1 << 40
     told = {"teachers", "distill", "evaluate"} | ({"experts"} if run.filled().method.needs.experts else set())
@@ -60,9 +64,24 @@ def test_a_run_that_does_not_fit_exits_with_two(monkeypatch, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_set_without_a_card_cannot_be_checked(capsys):
+def test_a_set_without_a_card_is_checked_where_it_can_be_read(tmp_path, capsys):
     assert checked("--data.train", "folder:/nowhere") == 2
     assert "--data.card" in capsys.readouterr().err
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "a.npz", images=rng.integers(0, 256, (60, 8, 8, 3), np.uint8), labels=np.arange(60) % 3)
+    flags = ("--data.train", f"npz:{tmp_path / 'a.npz'}", "--teacher.arch", "convnet1-w8-batch", "--method.ipc", "2",
+             "--method.steps", "2")  # fmt: skip
+    assert checked(*flags, "--evaluate.archs", "mlp") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["image_shape"], found["classes"], found["images"]) == ([8, 8, 3], 3, 6)
+
+
+def test_more_images_than_the_smallest_class_has_are_refused_where_the_data_can_be_read(capsys, tmp_path):
+    argv = ("--config", ROOT / "configs" / "digits.py", "--method.ipc", "500", "--workdir", tmp_path / "run")
+    assert checked(*argv) == 2
+    said = capsys.readouterr()
+    assert "method.ipc = 500 is out of range; allowed: <= " in said.err and "smallest class" in said.err
+    assert said.out == "" and not (tmp_path / "run").exists()
 
 
 def test_more_of_anything_needs_more(monkeypatch, capsys):
@@ -167,7 +186,7 @@ def test_the_estimate_is_near_what_the_compiler_reserves():
     shape, classes, card = estimate.problem(run)
     net = models.build("convnet3-w32", image_shape=shape, classes=classes)
     told = estimate.distilling(run, net, net, classes, card, "scan")
-    problem = estimate.context(run.method, net, card, shape, classes, estimate.Spread("scan").mean, batch=32)
+    problem = estimate.context(run.method, net, card, shape, classes, estimate.Spread("scan").mean)
     distiller = run.method.build(problem)
     images = jax.ShapeDtypeStruct((2 * classes, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((2 * classes,), jnp.int32)

@@ -1,5 +1,6 @@
 """``ddjax evaluate SET``: a run judged again, a set from elsewhere, and what does not fit together."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddjax import __main__ as cli
-from ddjax import api, config, estimate, evaluate, fitting, judge, launch, rundir, train
+from ddjax import api, baselines, config, estimate, evaluate, fitting, judge, launch, rundir, train
 from ddjax.data import open_data
 from ddjax.errors import ConfigError, DataError
 from ddjax.files import read_json, read_lines
@@ -80,6 +81,10 @@ def test_a_run_is_judged_again_beside_cheap_baselines(copy, capsys, monkeypatch)
     assert asked == ["teddy", "teddy", "random_hard", "kmeans"]
     alike = [[line["accuracy"] for line in lines(copy, name=name)] for name in ("kmeans", "herding", "kcenter")]
     assert alike[0] == alike[1] == alike[2] and len(alike[0]) == 2
+    spent = {name: [line["wall_s"] for line in lines(copy, name=name)] for name in config.CHEAP_BASELINES}
+    assert min(spent["kmeans"]) > 0 and spent["herding"] == spent["kcenter"] == [0.0, 0.0]  # what is shared cost once
+    shared = [line["name"] for line in lines(copy) if line.get("trained_as") == "kmeans"]
+    assert shared == ["herding", "herding", "kcenter", "kcenter"]
     assert read_lines(copy / "results.jsonl")[: len(before)] == before
     assert [(line["label_source"], line["seed"]) for line in lines(copy, name="teddy")] == [
         ("pool", 0), ("pool", 1), ("hard", 0), ("hard", 1)
@@ -248,6 +253,66 @@ def test_baselines_need_equal_classes_and_as_many_images_as_there_are(alone, cap
     images, labels = np.zeros((400, 8, 8, 1), np.uint8), np.repeat(np.arange(10, dtype=np.int32), 40)
     assert lone(changed(alone, images=images, labels=labels)) == 2
     assert "images of the smallest class" in capsys.readouterr().err
+
+
+def test_learned_labels_belong_to_no_class_so_that_baselines_hold_as_many_of_each(alone, capsys):
+    """``N / C`` images of each class, whatever the largest of the learned labels is; hard labels ask for equal ones."""
+    odd = np.array([0, 0, 0, 3, 4, 5, 6, 7, 8, 9], np.int32)
+    logits = (9 * np.eye(10, dtype=np.float32))[odd]
+    folder = changed(alone, labels=odd, label_logits=logits)
+    assert lone(folder, "--evaluate.baselines", "random_hard,kmeans") == 0
+    out = Path(f"{folder}-evaluated")
+    assert {(line["name"], line["label_source"]) for line in lines(out)} == {
+        ("teddy", "learned"), ("teddy", "hard"), ("random_hard", "hard"), ("kmeans", "hard")
+    }  # fmt: skip
+    assert read_json(out / "report.json")["ipc"] == 1
+    capsys.readouterr()
+    assert cli.main(["set", "show", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert "1 image per class with learned labels" in said and "images by their largest learned label" in said
+    assert lone(folder, "--label.source", "hard") == 2
+    assert "0 to 3 images per class; the baselines need equal numbers" in capsys.readouterr().err
+    assert lone(folder, "--evaluate.further", "coverage", "optimisers", "continual") == 2
+    assert "coverage and continual of --evaluate.further take images class by class" in capsys.readouterr().err
+    more = [*range(10), 0]
+    images = DistilledSet.load(alone).images[more]
+    assert lone(changed(alone, images=images, labels=odd[more], label_logits=logits[more])) == 2
+    said = capsys.readouterr().err
+    assert "11 images with learned labels in all for 10 classes; the baselines need equal numbers" in said
+
+
+def test_check_tells_what_would_run_and_writes_nothing(copy, alone, monkeypatch, capsys):
+    def refuse(*args, **kwargs):
+        raise AssertionError("something was started")
+
+    for module, name in ((judge, "prepare"), (train, "fit"), (baselines, "full_data"), (DistilledSet, "save")):
+        monkeypatch.setattr(module, name, refuse)
+    before = {path: path.read_bytes() for path in sorted(alone.parent.rglob("*")) if path.is_file()}
+    assert lone(alone, "--check", "--baselines", "random_hard,full_data", "--workdir", str(alone.parent / "out")) == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert found["rows"] == ["teddy (hard)", "random_hard", "full_data"] and found["protocol"] == "tiny"
+    assert found["archs"] == {ARCH: {"batch": 10, "updates": 20, "students": 2 * (2 + 2)}}
+    assert found["images"] == found["classes"] == 10 and found["image_shape"] == [8, 8, 1]
+    assert found["needed_bytes"] == max(found["stages_bytes"].values()) > 0 and found["fits"]
+    assert set(found["stages_bytes"]) == {"evaluate", "full_data"} and found["workdir"] == str(alone.parent / "out")
+    assert "--check: fits." in said.err and "160 updates of students at most" in said.err
+    assert judged(copy, "--check", "--compute.mesh", "1", "1") == 0  # a run's own labels
+    assert json.loads(capsys.readouterr().out)["rows"][:2] == ["teddy (pool)", "teddy (hard)"]
+    monkeypatch.setattr(estimate, "device_bytes", lambda: found["needed_bytes"] - 1)
+    assert lone(alone, "--check", "--baselines", "random_hard,full_data") == 2
+    assert "does not fit" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in sorted(alone.parent.rglob("*")) if path.is_file()} == before
+
+
+def test_check_refuses_what_the_evaluation_would_refuse(copy, alone, capsys):
+    images, labels = np.zeros((400, 8, 8, 1), np.uint8), np.repeat(np.arange(10, dtype=np.int32), 40)
+    assert lone(changed(alone, images=images, labels=labels), "--check") == 2
+    assert "images of the smallest class" in capsys.readouterr().err
+    assert judged(copy, "--seed", "5", "--check", "--workdir", str(copy.with_name("other"))) == 2
+    assert "the labels stored in" in capsys.readouterr().err
+    assert judged(alone, "--data.train", "folder:/nowhere", "--check") == 2
+    assert "no such file or folder" in capsys.readouterr().err
 
 
 def test_a_set_that_is_not_there_is_named(tmp_path, capsys):

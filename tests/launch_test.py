@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from ddjax import distill, evaluate, launch, rundir, teachers, train
 from ddjax.__main__ import exit_code
+from ddjax.config.flags import split
 from ddjax.errors import Interrupted
 from ddjax.files import locked, read_json, read_lines
 from ddjax.protocols import PROTOCOLS, Protocol
@@ -68,8 +69,15 @@ def copy(done, tmp_path):
     return shutil.copytree(done, tmp_path / "copy")
 
 
+def over(*flags):
+    """TINY with these flags in place of its own of the same name: no flag may be given twice."""
+    named = {flag.name for flag in split(flags)[1]}
+    kept = [flag for flag in split(TINY)[1] if flag.name not in named]
+    return [word for flag in kept for word in (f"--{flag.name}", *flag.words)] + list(flags)
+
+
 def main(folder, *flags):
-    return exit_code(launch.main, [*TINY, "--workdir", str(folder), *flags])
+    return exit_code(launch.main, over("--workdir", str(folder), *flags))
 
 
 def content(folder):
@@ -266,8 +274,7 @@ def test_ipc_above_the_smallest_class_is_refused(method, tmp_path, capsys):
 
 def command(*flags, config):
     """A run in a process of its own, with the tests' compiled programs."""
-    argv = [*TINY, "--config", str(config), *map(str, flags)]
-    return [sys.executable, "-m", "ddjax.launch", *argv]
+    return [sys.executable, "-m", "ddjax.launch", *over("--config", str(config), *map(str, flags))]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ddjax import __main__ as cli
-from ddjax import board, leaderboard, literature, storage, zca
+from ddjax import baselines, board, evaluate, leaderboard, literature, storage, zca
 from ddjax.exchange import softlabels
 from ddjax.files import append_line
 from ddjax.synset import DistilledSet
@@ -158,6 +158,11 @@ def test_stored_and_learned_labels_and_whitening_are_counted_as_the_set_counts_t
     facts = dict(leaderboard.about(run, tmp_path)["facts"])
     assert facts["stored"] == storage.told(kept)
     assert run.report["bytes"]["labels"] == 234
+    hard = evaluate.Row("x", "hard", images, None)  # what random_same_bytes may spend is the same number
+    fkd = hard._replace(label_source="fkd", table=views.logits, views=views)
+    for row in (hard, fkd, hard._replace(label_source="learned")):
+        spent = sum(count or 0 for count in found[row.label_source].values())
+        assert baselines.bytes_of(row, DistilledSet.load(folder / "synset")) == spent
 
 
 @pytest.mark.parametrize(
@@ -392,6 +397,10 @@ def test_a_set_that_nobody_judged_is_told_the_next_step(home, capsys):
         (["--out", "x"], "RUN is missing"),
         (["--out", "x", "a"], "--out = 'x a' is not one folder"),
         (["a", "--out"], "--out = '' is not one folder"),
+        (["a", "--out", ""], "--out = '' is not one folder"),
+        (["a", "--out="], "--out = '' is not one folder"),
+        (["a", "--out", "x", "--out", "y"], "--out: given twice; allowed: once"),
+        ([""], "RUN = '' names no folder"),
     ],
 )
 def test_wrong_words_are_told(argv, said, capsys):

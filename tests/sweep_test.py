@@ -131,7 +131,7 @@ def nothing_starts(monkeypatch):
         (["--method.ipc", "1,1000"], ["sre2l-ipc1000: method.ipc = 1000 is out of range; allowed: <= "]),
         (["--evaluate.archs", "convnet1,convnet5"], ["ddjax: depth of a ConvNet on 8x8 images = 5"]),
         (["--seed", "0,-1"], ["--seed -1", "seed = -1 is out of range"]),
-        (["--seed", "0", "--seed", "1"], ["--seed is given twice"]),
+        (["--seed", "0", "--seed", "1"], ["--seed: given twice; allowed: once"]),
         (["--overwrite"], ["Remove the folders of cells"]),
         (["stray"], ["'stray' is not a flag"]),
     ],
@@ -145,6 +145,8 @@ def test_what_is_bad_in_any_cell_is_refused_before_the_first(words, said, config
 
 def test_a_folder_is_needed_and_help_teaches(config, nothing_starts, capsys):
     assert cli.main(["sweep", "--config", config]) == 2
+    assert "--workdir DIR is missing" in capsys.readouterr().err
+    assert cli.main(["sweep", "--config", config, "--workdir", ""]) == 2  # not the current folder
     assert "--workdir DIR is missing" in capsys.readouterr().err
     assert cli.main(["sweep"]) == 2 and cli.main(["sweep", "--help"]) == 0
     assert "--method.ipc 1,10,50" in capsys.readouterr().out
@@ -164,6 +166,10 @@ def test_check_tells_what_every_cell_needs_and_starts_nothing(config, tmp_path, 
     assert cli.main(argv) == 0
     found = capsys.readouterr()
     assert '"sre2l-ipc1": {' in found.out and found.err.count("needs the most") == 2
+    argv[4] = "1,1000"
+    assert cli.main(argv) == 2
+    found = capsys.readouterr()
+    assert "sre2l-ipc1000: method.ipc = 1000 is out of range" in found.err and found.out == ""
     assert not (tmp_path / "T").exists()
 
 

@@ -26,7 +26,7 @@ from ddjax.config.document import (
     to_json,
     unreadable,
 )
-from ddjax.config.flags import apply, misfits, show_help, split
+from ddjax.config.flags import apply, misfits, repeated, show_help, split
 from ddjax.config.groups import (
     BASELINES,
     CHEAP_BASELINES,
@@ -53,6 +53,7 @@ __all__ = [
     "Data",
     "Evaluate",
     "Judge",
+    "Judging",
     "Label",
     "Launch",
     "Pool",
@@ -86,7 +87,7 @@ class Launch:
     only: tuple[str, ...] = ()
     """Run only these stages: teachers distill label evaluate report. Implies --resume."""
     check: bool = False
-    """Only check: resolve, build shapes, estimate memory. Touches no data and no device."""
+    """Only check: resolve, compare with the data where they can be read, estimate memory. Touches no device."""
 
     def check_values(self, run: Run) -> list[str]:
         """Every complaint, as sentences."""
@@ -105,7 +106,7 @@ class Judge:
     set: str = ""
     """Folder of the set: a run, its synset folder, or an exported set with a manifest."""
     workdir: str | None = None
-    """Folder for results.jsonl and the report. None: the run that the set lies in."""
+    """Folder for results.jsonl and the report. None: the run that the set lies in; of a lone set SET-evaluated."""
     seed: int = 0
     """All randomness is a function of this, a name and a step."""
     data: Data = dataclasses.field(default_factory=Data)
@@ -115,7 +116,15 @@ class Judge:
 
     def check(self, prefix: str = "") -> list[str]:
         """Complaints about the top-level values; each group checks its own."""
-        return together.seed(self.seed, prefix)
+        return [*together.seed(self.seed, prefix), *together.workdir(self.workdir, prefix)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+    """How an evaluation is started; none of it changes what it finds."""
+
+    check: bool = False
+    """Only check: refuse all that can be refused, tell what would run and its memory. Touches no device."""
 
 
 LAUNCH_HELP = """Distil a data set into a few images per class, label them, judge them, report.
@@ -125,7 +134,7 @@ LAUNCH_HELP = """Distil a data set into a few images per class, label them, judg
   python -m ddjax.launch --data.train folder:photos --method teddy --method.ipc 10
   python -m ddjax.launch --config RUN/config.json --workdir RUN --resume
 
-A flag takes every word up to the next flag; lists are '3 4 5' or 3,4,5; None is None. Defaults are
+A flag is given once and takes every word up to the next one; lists are '3 4 5' or 3,4,5; None is None. Defaults are
 those of --config and of the data set's table, shown as they are with the other flags given.
 Exit codes: 0 done, 2 bad input, 3 stopped and resumable, 1 a defect of ours."""
 
@@ -135,12 +144,24 @@ JUDGE_HELP = """Judge a distilled set: train students on it from scratch, beside
   ddjax evaluate RUN/synset --archs convnet3 resnet18 --seeds 3
   ddjax evaluate SET --data.train folder:photos --protocol P-DC --archs convnet3,vgg11 --seeds 5 --workdir judged
   ddjax evaluate SET --data.train digits --protocol P-DC --modify epochs=100 --baselines random_hard,kmeans
+  ddjax evaluate SET --data.train digits --modify step_range=100,100          ddjax-1 for 100 updates
+  ddjax evaluate SET --data.train digits --modify step_range=None epochs=3    ddjax-1 for three whole epochs
   ddjax evaluate SET --data.train digits --baselines none --further nas privacy
+  ddjax evaluate SET --data.train digits --check
 
 SET is the folder of a run, of a distilled set, or of an evaluation. Data, labels, seed and protocol are those of the
 run that it lies in, where it lies in one: the defaults below are then that run's.
 --protocol, --modify, --archs, --seeds, --baselines, --further stand for --evaluate.protocol and so on. A flag takes
-every word up to the next flag; lists are 'a b' or a,b; None is None. Accuracies in files are fractions.
+every word up to the next flag and is given once; lists are 'a b' or a,b; None is None. Accuracies in files are
+fractions.
+
+--modify epochs=N is for protocols that count epochs (P-DC, P-MTT, P-IDC, P-FKD, P-RDED, P-EDC, P-HL); the
+default ddjax-1 keeps to 500 to 20,000 updates and P-FRePo to a table of updates, docs/protocols.md says how to change
+these.
+
+Two evaluations of a set in one --workdir share its results.jsonl: cells that are done are read back, others are
+added, and the report tells the protocol that was asked for last.
+
 Exit codes: 0 done, 2 bad input, 3 stopped and resumable, 1 a defect of ours."""
 
 
@@ -199,7 +220,7 @@ def load(argv: Sequence[str], *, prog: str = "python -m ddjax.launch") -> tuple[
     Raises one ConfigError with every complaint. ``--help`` prints the page and exits with 0.
     """
     first, flags = split(argv)
-    problems = [f"{word!r} is not a flag; allowed: --name value." for word in first]
+    problems = [f"{word!r} is not a flag; allowed: --name value." for word in first] + repeated(flags)
     own = {f.name for f in dataclasses.fields(Launch)}
     launch = apply(Launch(), [f for f in flags if f.name in own], problems)
     flags = [f for f in flags if f.name not in own]
@@ -225,8 +246,8 @@ def load(argv: Sequence[str], *, prog: str = "python -m ddjax.launch") -> tuple[
     return run, launch
 
 
-def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> Judge:
-    """What `ddjax evaluate SET …` asks for; raises one ConfigError with every complaint.
+def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> tuple[Judge, Judging]:
+    """What `ddjax evaluate SET …` asks for and how to start it; raises one ConfigError with every complaint.
 
     A set inside a run takes that run's seed, data, label and evaluation; flags change them.
     """
@@ -236,6 +257,10 @@ def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> Judge:
     if named:
         judge = dataclasses.replace(judge, set=named[-1].words[0])
     problems = [f"{word!r} is one word too many; allowed: one SET." for word in first[1:]]
+    problems += repeated(flags, SHORT)
+    own = {f.name for f in dataclasses.fields(Judging)}
+    judging = apply(Judging(), [f for f in flags if f.name in own], problems)
+    flags = [f for f in flags if f.name not in own]
     if not judge.set:
         problems.append("SET is missing; allowed: the folder of a run or of a distilled set.")
     home = home_of(Path(judge.set)) if judge.set else None
@@ -244,13 +269,13 @@ def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> Judge:
         evaluate = dataclasses.replace(run.evaluate, baselines=judge.evaluate.baselines)
         judge = dataclasses.replace(judge, seed=run.seed, data=run.data, label=run.label, evaluate=evaluate)
     if any(flag.name == "help" for flag in flags):
-        show_help(f"{prog} SET", JUDGE_HELP, judge)
+        show_help(f"{prog} SET", JUDGE_HELP, judging, judge)
     wanted = [flag._replace(name=SHORT.get(flag.name, flag.name)) for flag in flags if flag.name != "help"]
-    judge = apply(judge, wanted, problems, tuple(SHORT))
+    judge = apply(judge, wanted, problems, (*SHORT, *own))
     judge = _settled(judge, lambda value: value, problems)
     if problems:
         raise ConfigError(listed(problems))
-    return judge
+    return judge, judging
 
 
 def home_of(given: Path) -> Path | None:

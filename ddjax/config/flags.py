@@ -11,7 +11,8 @@ import dataclasses
 import inspect
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from ddjax.config.document import POLYMORPHIC, fields
@@ -42,6 +43,20 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[Flag]]:
         else:
             first.append(word)
     return first, flags
+
+
+def repeated(flags: Sequence[Flag], short: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """A sentence for each value that is given more than once; ``short``: what other names of flags stand for."""
+    typed: dict[str, list[str]] = {}
+    for flag in flags:
+        if flag.name != "help":
+            typed.setdefault(short.get(flag.name, flag.name), []).append(f"--{flag.name}")
+    return [
+        f"{' and '.join(dict.fromkeys(names))}: given {'twice' if len(names) == 2 else f'{len(names)} times'}; "
+        f"allowed: once, with every value of a list after it ({names[0]} A,B)."
+        for names in typed.values()
+        if len(names) > 1
+    ]
 
 
 def leaves(value: Any, prefix: str = "") -> list[str]:

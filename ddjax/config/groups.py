@@ -236,7 +236,7 @@ class Evaluate:
     protocol: str = "ddjax-1"
     """ddjax-1, P-DC, P-MTT, P-IDC, P-FRePo, P-FKD, P-RDED, P-EDC, P-HL; P-MTT, P-RDED, P-HL with -best-on-test."""
     modify: tuple[str, ...] = ()
-    """Other values for its fields: epochs=10 max_batch=64; the id becomes ID+modified (docs/protocols.md)."""
+    """Other values for its fields: P-DC epochs=10, ddjax-1 step_range=100,100; the id becomes ID+modified."""
     archs: tuple[str, ...] = ("convnet3",)
     """Architectures of the students: convnet3, convnet3-w64-batch, resnet18, vgg11, alexnet, lenet, mlp, vit, …"""
     seeds: int = 5
@@ -371,6 +371,7 @@ class Run:
 
         return [
             *together.seed(self.seed, prefix),
+            *together.workdir(self.workdir, prefix),
             *together.arch(self.method),
             *together.pool(self),
             *together.learned(self),

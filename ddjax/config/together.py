@@ -12,6 +12,13 @@ def seed(value: int, prefix: str = "") -> list[str]:
     return [out_of_range(f"{prefix}seed", value, "0 <= seed < 2**31", 0)]
 
 
+def workdir(value: str | None, prefix: str = "") -> list[str]:
+    """A sentence where the folder has no name: an empty word would mean the current one."""
+    if value is None or value.strip():
+        return []
+    return [f"{prefix}workdir = {value!r} names no folder; allowed: a folder, or None. Nearest: --workdir run."]
+
+
 def arch(method: Any) -> list[str]:
     """A sentence where the network that a method's images are made on is none, or one that the method cannot use."""
     from ddjax.models import check_name, norm_of

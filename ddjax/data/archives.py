@@ -168,6 +168,20 @@ def open_tar(path: Path, where: str) -> Members:
     return found
 
 
+def _check_end(archive: tarfile.TarFile, stream, where: str, inner: str = "") -> None:
+    """`DataError` where the list of members ends at anything but an empty block: tarfile then stops without a word."""
+    stream.seek(archive.offset)
+    block = stream.read(tarfile.BLOCKSIZE)
+    if block != bytes(tarfile.BLOCKSIZE):
+        what = "is cut short" if len(block) < tarfile.BLOCKSIZE else f"is damaged at byte {archive.offset}"
+        members = archive.getnames()
+        last = f", the last of them {members[-1]}" if members else ""
+        raise DataError(
+            f"{where}: {inner or 'the tar archive'} {what} (truncated or damaged): it has no end mark after its "
+            f"{len(members)} members{last}. Copy it again; if it is whole, pack it again."
+        )
+
+
 def _index_tar(file: File, found: Members, unsafe: list[str]) -> None:
     spans: list[tuple[int, int]] = []
 
@@ -186,6 +200,7 @@ def _index_tar(file: File, found: Members, unsafe: list[str]) -> None:
                 elif info.isreg():
                     found.paths.append(name)
                     spans.append((base + info.offset_data, info.size))
+            _check_end(archive, stream, found.where, prefix and f"{prefix.rstrip('/')}.tar in it")
 
     walk(io.BufferedReader(_Window(file, 0, file.size)), 0, "", 0)
     large = [p for p, (_, size) in zip(found.paths, spans, strict=True) if size > MEMBER_BYTES]
@@ -224,7 +239,7 @@ class _Window(io.RawIOBase):
 def _read_packed(path: Path, found: Members, unsafe: list[str]) -> None:
     kept: list[bytes] = []
     total = 0
-    with contextlib.closing(tarfile.open(path, mode="r|*")) as archive:
+    with contextlib.closing(tarfile.open(path, mode="r:*")) as archive:
         for info in archive:
             name = _safe(info.name)
             if name is None:
@@ -241,6 +256,7 @@ def _read_packed(path: Path, found: Members, unsafe: list[str]) -> None:
                 stream = archive.extractfile(info)
                 kept.append(stream.read() if stream else b"")
                 found.paths.append(name)
+        _check_end(archive, archive.fileobj, found.where)
     found.read = kept.__getitem__
 
 

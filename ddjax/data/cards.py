@@ -27,7 +27,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Card:
-    """One set: ``size`` (H, W), ``channels`` D; ``class_names`` None means: as the files say."""
+    """One set: ``size`` (H, W), ``channels`` D; ``class_names`` None means: as the files say; ``train`` images."""
 
     id: str
     classes: int
@@ -42,11 +42,13 @@ class Card:
     url: str
     archives: tuple[Archive, ...] = ()
     note: str = ""
+    train: int | None = None
 
     @property
     def hash(self) -> str:
-        """sha256 of all that the card says, for manifests."""
+        """sha256 of all that the card says but ``train``, for manifests."""
         said = asdict(self) | {"augment": list(self.augment.said().values())}
+        del said["train"]  # came later; the hashes in manifests stay as they are
         text = json.dumps(said, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -167,6 +169,7 @@ _ALL = (
     Card(
         id="digits",
         classes=10,
+        train=1_297,
         size=(8, 8),
         channels=1,
         mean=(0.3053,),
@@ -181,6 +184,7 @@ _ALL = (
     Card(
         id="mnist",
         classes=10,
+        train=60_000,
         size=(28, 28),
         channels=1,
         mean=(0.1307,),
@@ -195,6 +199,7 @@ _ALL = (
     Card(
         id="fashion_mnist",
         classes=10,
+        train=60_000,
         size=(28, 28),
         channels=1,
         mean=(0.2860,),
@@ -209,6 +214,7 @@ _ALL = (
     Card(
         id="svhn",
         classes=10,
+        train=73_257,
         size=(32, 32),
         channels=3,
         mean=(0.4377, 0.4438, 0.4728),
@@ -233,6 +239,7 @@ _ALL = (
     Card(
         id="usps",
         classes=10,
+        train=7_291,
         size=(16, 16),
         channels=1,
         mean=(0.5,),
@@ -248,6 +255,7 @@ _ALL = (
     Card(
         id="cifar10",
         classes=10,
+        train=50_000,
         size=(32, 32),
         channels=3,
         mean=(0.4914, 0.4822, 0.4465),
@@ -267,6 +275,7 @@ _ALL = (
     Card(
         id="cifar100",
         classes=100,
+        train=50_000,
         size=(32, 32),
         channels=3,
         mean=(0.5071, 0.4865, 0.4409),
@@ -286,6 +295,7 @@ _ALL = (
     Card(
         id="tiny_imagenet",
         classes=200,
+        train=100_000,
         size=(64, 64),
         channels=3,
         mean=(0.4802, 0.4481, 0.3975),
@@ -306,6 +316,7 @@ _ALL = (
     Card(
         id="imagenette",
         classes=10,
+        train=9_469,
         size=(160, 160),
         channels=3,
         mean=IMAGENET_MEAN,
@@ -327,6 +338,7 @@ _ALL = (
     Card(
         id="imagenet",
         classes=1000,
+        train=1_281_167,
         size=(224, 224),
         channels=3,
         mean=IMAGENET_MEAN,

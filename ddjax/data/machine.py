@@ -23,6 +23,10 @@ OPERATIONS = 4_000_000  # instructions of one pickle; each may make one small ob
 DEPTH = 20
 NAMES = 256  # characters of a name
 DIGITS = 64  # bytes of a whole number
+_MAGIC = {
+    b"\x89HDF": "an HDF5 file", b"\x1f\x8b": "packed by gzip (unpack it first)", b"PK": "a zip archive",
+    b"BZh": "packed by bzip2 (unpack it first)", b"\xfd7zXZ": "packed by xz (unpack it first)", b"\x89PNG": "a picture",
+}  # fmt: skip
 ALLOWED = "numpy arrays, lists, dicts, bytes, text and numbers"
 
 
@@ -53,16 +57,30 @@ def as_text(value: Any) -> str:
 
 
 @contextlib.contextmanager
-def refusing(where: str) -> Iterator[None]:
-    """``with refusing(where):`` whatever a malformed pickle raises becomes a `DataError` that names ``where``."""
+def refusing(where: str, data: bytes) -> Iterator[None]:
+    """``with refusing(where, data):`` whatever a malformed pickle raises becomes a `DataError` that names ``where``."""
     try:
         yield
     except DataError as error:
-        raise DataError(f"{where}: the pickle {error}") from None
+        told = str(error)
+        raise DataError(told if told.startswith(where) else f"{where}: the pickle {told}") from None
     except (MemoryError, OSError):
         raise
     except Exception as error:  # a malformed pickle raises almost any type
-        raise DataError(f"{where}: not a readable pickle ({type(error).__name__}: {error}).") from error
+        raise DataError(f"{where}: not a readable pickle; {_instead(data, error)}.") from error
+
+
+def _instead(data: bytes, error: Exception) -> str:
+    """What a file that is no pickle seems to be."""
+    start = bytes(data[:40])
+    kind = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    if kind:
+        return f"it is {kind}"
+    if not start:
+        return "it is empty"
+    if start.isascii() and start.decode().replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        return f"it is text, which begins {start.decode()!r}"
+    return "it is cut short" if isinstance(error, EOFError) else "it is damaged, or a file of another kind"
 
 
 class Machine:
@@ -91,8 +109,10 @@ class Machine:
             if code == 0x2E:  # STOP
                 return self.stack.pop(), self.at
             step = _STEPS.get(code)
+            if step is None and code in _REFUSED:
+                raise DataError(_REFUSED[code])
             if step is None:
-                raise DataError(_REFUSED.get(code, f"has the unknown instruction {bytes([code])!r}."))
+                raise ValueError(f"the unknown instruction {bytes([code])!r}")
             step(self)
         raise DataError(f"has more than {OPERATIONS} instructions.")
 

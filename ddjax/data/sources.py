@@ -91,7 +91,7 @@ def open_source(argument: str, spec: Any) -> Parts:
         return tables.tfds(path, where)
     place = Path(path).expanduser()
     if not place.exists():
-        raise DataError(f"{where}: no such file or folder.{_beside(place)}")
+        raise DataError(f"{where}: no such file or folder.{beside(place)}")
     if kind == "folder" and not place.is_dir():
         raise DataError(f"{where}: is a file; write {_guess(place)}:{path}.")
     if kind in ("zip", "tar", "npz") and place.is_dir():
@@ -99,12 +99,15 @@ def open_source(argument: str, spec: Any) -> Parts:
     return _READERS[kind](place, where)
 
 
-def _beside(place: Path) -> str:
-    """The nearest name in the same folder, as a hint."""
+def beside(place: Path) -> str:
+    """The nearest name in the folder of a path that is not there, as a hint."""
     if not place.parent.is_dir():
         return f" {place.parent} is not there either."
-    near = nearest(place.name, [path.name for path in place.parent.iterdir()])
-    return f" Did you mean {place.parent / near}?" if near else ""
+    stems: dict[str, str] = {}  # endings, which many files share, make no names alike
+    for path in sorted(place.parent.iterdir(), key=lambda path: path.suffix == place.suffix):
+        stems[path.stem] = path.name
+    near = nearest(place.stem, stems)
+    return f" Did you mean {place.parent / stems[near]}?" if near else ""
 
 
 def _guess(place: Path) -> str:

@@ -62,7 +62,7 @@ def read_pt(path: Path | str) -> Any:
     if size > ARRAY_BYTES:
         raise DataError(f"{where}: {size} bytes; limit {ARRAY_BYTES}.")
     data = path.read_bytes()
-    with refusing(where):
+    with refusing(where, data):
         if not data:
             raise DataError("is empty.")
         if _looks_like_tar(path):
@@ -240,8 +240,9 @@ def _read_zip(path: Path, where: str) -> Any:
 
         return _Storage(kind, count, fetch, "<" if order == b"little" else ">")
 
-    with refusing(where):
-        return finished(_machine(archive.read(found[0]), _Budget(path.stat().st_size), persistent).run()[0])
+    program = archive.read(found[0])
+    with refusing(where, program):
+        return finished(_machine(program, _Budget(path.stat().st_size), persistent).run()[0])
 
 
 def _is_legacy(data: bytes) -> bool:

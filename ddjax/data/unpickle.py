@@ -90,5 +90,5 @@ def numpy_names() -> dict[tuple[str, str], Any]:
 
 def restricted_loads(data: bytes, *, where: str) -> Any:
     """The value in ``data``; text of Python 2 comes back as bytes. `DataError` names ``where``."""
-    with refusing(where):
+    with refusing(where, data):
         return finished(Machine(data, numpy_names()).run()[0])

@@ -49,7 +49,8 @@ Nothing in a file is ever run; what is neither array, list, dict, number nor tex
 {presets}
   --dataset CARD      the data set it was made from, for class names, mean and std, licence:
       {cards}
-  --classes FILE      a line for each class, in label order (class names or WordNet ids), or a JSON list
+  --classes FILE      a line for each class, in label order (class names or WordNet ids), or a JSON list; of an object
+                      {{"0": ["n01440764", "tench"], ...}} the first of each, by number
   --index I           which set of a VICO-style file (0 is the first)
   --data.train SPEC   the real images: a ZCA preset fits its transform on them
   --mean M,M,M --std S,S,S   of each channel, where neither preset nor card knows them
@@ -272,12 +273,30 @@ def _classes(file: str) -> list[str]:
         raise DataError(f"--classes = {file!r} is no file; allowed: a file with a line for each class, in label order.")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        names = json.loads(text) if text.lstrip().startswith("[") else [line.strip() for line in text.splitlines()]
+        names = json.loads(text) if text.lstrip()[:1] in ("[", "{") else [line.strip() for line in text.splitlines()]
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise DataError(f"--classes = {file!r} is no list of class names: {error}.") from None
+    names = _by_number(names, file) if isinstance(names, dict) else names
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise DataError(f"--classes = {file!r}: a JSON list of other things than text; allowed: class names.")
     return [name for name in names if name]
+
+
+def _by_number(listed: dict[str, object], file: str) -> list[str]:
+    """The names of ``{"0": ["n01440764", "tench"], ...}`` (the first of each), ``{"0": NAME}`` or ``{NAME: 0}``."""
+    count = len(listed)
+    if listed and all(type(value) is int for value in listed.values()):
+        listed = {str(number): name for name, number in listed.items()}
+    absent = next((i for i in range(count) if str(i) not in listed), None)
+    if absent is not None or not listed:
+        what = f"has {count} entries, none of them of number {absent}" if listed else "is empty"
+        raise DataError(f'--classes = {file!r}: the JSON object {what}; allowed: "0": NAME, "1": NAME, ... or a list.')
+    found = [listed[str(i)] for i in range(len(listed))]
+    names = [value[0] if isinstance(value, list) and value else value for value in found]
+    odd = next((i for i, name in enumerate(names) if not isinstance(name, str) or not name.strip()), None)
+    if odd is not None:
+        raise DataError(f"--classes = {file!r}: number {odd} is {found[odd]!r:.60}; allowed: a name, or [WNID, NAME].")
+    return [str(name).strip() for name in names]
 
 
 def _import_help() -> str:

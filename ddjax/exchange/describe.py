@@ -3,8 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from ddjax import storage
 from ddjax.exchange.hub import title
 from ddjax.synset import DistilledSet
@@ -44,7 +42,10 @@ def seen(made: DistilledSet) -> str:
     """How a network wants to see pixels."""
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (made.mean, made.std))
     text = f"(pixel / 255 - [{mean}]) / [{std}]"
-    return text if made.zca is None else f"{text}, then ZCA ({made.zca.transform}, eps {made.zca.eps:g})"
+    if made.zca is None:
+        return text
+    fitted = f", fitted on {made.zca.fitted['images']:,} images" if made.zca.fitted else ""
+    return f"{text}, then ZCA ({made.zca.transform}, eps {made.zca.eps:g}{fitted})"
 
 
 def decode(made: DistilledSet) -> str:
@@ -73,11 +74,12 @@ def method(made: DistilledSet) -> str:
 
 def class_map(made: DistilledSet) -> list[str]:
     """Label, name and number of images of each class, the first ones."""
-    counts = np.bincount(made.labels, minlength=len(made.class_names))
+    counts = made.counts()
     width = len(str(len(counts) - 1))
     lines = [f"  {i:>{width}}  {name} ({counts[i]})" for i, name in enumerate(made.class_names)]
     more = [f"  ... and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
-    return ["label  class (images)", *lines[:NAMED], *more]
+    of = "images by their largest learned label" if made.soft and counts.min() != counts.max() else "images"
+    return [f"label  class ({of})", *lines[:NAMED], *more]
 
 
 # ------------------------------------------------------------------------------------ dicts as words

@@ -22,6 +22,7 @@ from urllib.parse import quote
 import numpy as np
 from safetensors.numpy import save
 
+from ddjax import zca as whitening
 from ddjax.errors import ConfigError, choice
 from ddjax.exchange import hub, tarball, torchfile_out
 from ddjax.exchange.pixels import check_depth, loss, pixels, png
@@ -151,7 +152,9 @@ def npz(made: DistilledSet, out: Path, said: list[str]) -> list[str]:
         "space": np.array(made.space),
     }  # fmt: skip
     if made.zca is not None:
-        arrays |= {f"zca_{name}": np.array(value) for name, value in made.zca._asdict().items()}
+        arrays |= {
+            f"zca_{name}": np.array(getattr(made.zca, name)) for name in ("transform", "eps", *whitening.TENSORS)
+        }
     arrays["manifest"] = np.array(copy_of_manifest(made, "npz", notes).decode())
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:

@@ -78,13 +78,15 @@ def _header(made: DistilledSet, size: int) -> str:
 def title(made: DistilledSet) -> str:
     """``digits distilled by teddy, 10 images per class``, as far as the manifest says."""
     data, method = made.meta.get("dataset") or {}, made.meta.get("method") or {}
-    counts = np.bincount(made.labels, minlength=len(made.class_names))
-    per_class = f"{counts.max()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    counts = made.counts()
+    shared = made.soft and made.even and counts.min() != counts.max()
+    per_class = str(made.ipc) if shared or counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     by = str(method.get("class") or method.get("name") or "an unnamed method").rsplit(":", 1)[-1].lower()
     if method.get("imported"):
         by = str(method.get("name") or f"an unnamed method ({method.get('layout') or by})")
     images = "image" if per_class == "1" else "images"
-    return f"{data.get('card') or 'a dataset'} distilled by {by}, {per_class} {images} per class"
+    told = f"{data.get('card') or 'a dataset'} distilled by {by}, {per_class} {images} per class"
+    return f"{told} with learned labels" if shared else told
 
 
 def _body(made: DistilledSet, notes: list[str]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from ddjax.data.base import listing
 from ddjax.data.cards import Card
 from ddjax.data.cards import card as card_called
+from ddjax.data.sources import beside
 from ddjax.errors import ConfigError, DataError, choice
 from ddjax.exchange import layouts, naming, spaces, whitened
 from ddjax.exchange.layouts import Raw
@@ -67,7 +68,10 @@ def import_set(
         said["card_size"] = f"{known.size[0]}x{known.size[1]}"
     who = naming.named(method, raw, wanted)
     said |= who.told
-    said["notes"] = [f"{wanted.name}: {note}." for note in (*_notes(said), *who.notes)]
+    if said.get("note") == whitened.KIP and who.method.get("name") not in (None, "KIP"):
+        del said["note"]
+    more = naming.misnamed(raw, known) if wanted.name == "vico" else []
+    said["notes"] = [f"{wanted.name}: {note}." for note in (*_notes(said), *space.notes, *more, *who.notes)]
     made = DistilledSet(
         images=space.images,
         labels=labels,
@@ -83,11 +87,22 @@ def import_set(
 
 
 def _with_labels(src: str, preset: Preset) -> tuple[str, Path | None]:
-    """``TREE,STORE``: the pictures, and the folder of the soft labels of their views."""
-    parts = src.split(",")
-    if preset.space != "pixels" or len(parts) != 2 or not Path(parts[1].strip()).expanduser().is_dir():
+    """``TREE,STORE``: the pictures, and the folder of the soft labels of their views; errors where they are no such."""
+    places = [Path(part.strip()).expanduser() for part in src.split(",")]
+    if preset.space != "pixels" or len(places) != 2 or Path(src).expanduser().exists():
         return src, None
-    return parts[0].strip(), Path(parts[1].strip()).expanduser()
+    tree, store = places
+    if not store.is_dir() and not _is_tree(tree):
+        return src, None
+    from ddjax.exchange.fkd import is_store
+
+    allowed = "Allowed: TREE,STORE, class folders of pictures and the folder of epoch_0, epoch_1, ..."
+    if not store.is_dir():
+        what = "is a file." if store.exists() else f"does not exist.{beside(store)}"
+        raise DataError(f"SRC = {src!r}: the folder of labels {str(store)!r} {what} {allowed}")
+    if is_store(tree) and not is_store(store):
+        raise ConfigError(f"SRC = {src!r}: {tree} holds the labels (epoch_0). {allowed} Write SRC = {store},{tree}.")
+    return str(tree), store
 
 
 def _relabelled(made: DistilledSet, store: Path, raw: Raw, preset: Preset, seed: int | None) -> DistilledSet:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from ddjax.data.base import listing
+from ddjax.data.sources import beside
 from ddjax.data.torchfile import read_pt
 from ddjax.data.zipped import npy, npz
-from ddjax.errors import ConfigError, DataError, nearest, out_of_range
+from ddjax.errors import ConfigError, DataError, out_of_range
 
 NAMES = (
     ("images", "labels"), ("image", "label"), ("x", "y"), ("X", "y"), ("x_proto", "y_proto"), ("data", "labels"),
@@ -47,16 +48,14 @@ class Raw:
     files: tuple[Path, ...] = ()
     place: np.ndarray | None = None  # of pictures: where the i-th by name lies in the set
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
+    order: str = ""  # the axes as they were taken, and why
 
 
 def existing(path: Path) -> Path:
     """``path``, if it is there; else `DataError` with the nearest name beside it."""
     if path.exists():
         return path
-    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = nearest(path.name, beside)
-    hint = f" Did you mean {path.parent / near}?" if near else ""
-    raise DataError(f"SRC = {str(path)!r} does not exist.{hint}")
+    raise DataError(f"SRC = {str(path)!r} does not exist.{beside(path)}")
 
 
 def read_file(path: Path) -> Any:
@@ -167,6 +166,7 @@ def _in_folder(folder: Path) -> dict[str, Path]:
 def _several(places: dict[str, Path], source: str) -> Raw:
     where = f"SRC = {source!r}"
     held = {part: read_file(path) for part, path in places.items()}
+    _check_order({part: _role(_only(value)) for part, value in held.items()}, places, where)
     return Raw(
         where,
         _array(_only(held["images"]), f"file = {str(places['images'])!r}"),
@@ -176,6 +176,23 @@ def _several(places: dict[str, Path], source: str) -> Raw:
         torch=places["images"].suffix not in (".npy", ".npz"),
         files=tuple(places.values()),
     )
+
+
+def _check_order(roles: dict[str, str], places: dict[str, Path], where: str) -> None:
+    """`ConfigError` with the right order where the files are plainly those of a set in another one."""
+    parts = [part for part in ("images", "labels", "lr") if part in roles]
+    if sorted(roles[part] for part in parts) == sorted(parts) and any(roles[part] != part for part in parts):
+        file = {roles[part]: str(places[part]) for part in parts}
+        told = ", ".join(f"{places[part].name} holds the {roles[part]}" for part in parts)
+        right = ",".join([*(file[part] for part in parts), *(str(places[p]) for p in places if p not in parts)])
+        raise ConfigError(f"{where}: the files are in another order: {told}. Write SRC = {right}.")
+
+
+def _role(value: Any) -> str:
+    """What an array is by its shape: four axes are images, one number a rate, the rest labels."""
+    if not isinstance(value, np.ndarray | np.number | int | float):
+        return ""
+    return "images" if np.ndim(value) >= 3 else "lr" if np.size(value) == 1 else "labels"
 
 
 def _only(held: Any) -> Any:

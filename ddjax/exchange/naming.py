@@ -4,10 +4,12 @@ A layout is shared (MTT's by TESLA, FTD and DATM; class folders by everybody), s
 called by its layout and cites no method.
 """
 
+import itertools
 import re
 from typing import Any, NamedTuple
 
 from ddjax import literature
+from ddjax.data.cards import CARDS, Card
 from ddjax.errors import ConfigError
 from ddjax.exchange.layouts import Raw
 from ddjax.exchange.presets import Preset
@@ -67,6 +69,20 @@ def _of_file(raw: Raw) -> str | None:
     """``DSA`` of ``res_DSA_MNIST_ConvNet_10ipc.pt``."""
     words = raw.files[0].stem.upper().split("_") if raw.files else []
     return words[1] if len(words) > 2 and words[0] == "RES" and words[1] in VICO else None
+
+
+def misnamed(raw: Raw, card: Card | None) -> list[str]:
+    """A note where the name of a VICO file, ``res_DC_MNIST_ConvNet_1ipc.pt``, says another data set than the card."""
+    if card is None or not raw.files:
+        return []
+    words = [word for word in re.split(r"[\W_]+", raw.files[0].stem.casefold()) if word]
+    told = {*words, *map("".join, itertools.pairwise(words))}  # fashion_mnist, tiny-imagenet: two words
+    said = [name for name in CARDS if name.replace("_", "") in told]
+    longest = max(said, key=len, default=card.id)
+    return [] if longest == card.id else [
+        f"the file's name, {raw.files[0].name}, says {longest}, --dataset says {card.id}: class names, mean and std "
+        f"are those of {card.id}"
+    ]  # fmt: skip
 
 
 def _checked(given: str) -> str:

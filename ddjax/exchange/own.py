@@ -25,7 +25,7 @@ from ddjax.exchange.export import SOFT
 from ddjax.files import content_hash
 from ddjax.setcheck import MANIFEST, SCHEMA
 from ddjax.synset import ABOUT, EXTRA, DistilledSet
-from ddjax.zca import Zca
+from ddjax.zca import TENSORS, Zca
 
 NO_EXPORT = "is no export of ddjax (no manifest with what was exported); name its --preset"
 
@@ -91,7 +91,7 @@ def _npz(path: Path, where: str) -> DistilledSet:
     if held.get("manifest", np.zeros(1)).dtype.kind != "U" or not {"images", "labels"} <= held.keys():
         raise DataError(f"{where} {NO_EXPORT}.")
     about = manifest(str(held["manifest"]), where)
-    zca = {name: held[f"zca_{name}"] for name in Zca._fields if f"zca_{name}" in held}
+    zca = {name: held[f"zca_{name}"] for name in TENSORS if f"zca_{name}" in held}
     return _made(
         about, where, held["images"], held["labels"], label_logits=held.get("label_logits"),
         zca=_zca(about, zca, where),
@@ -101,10 +101,11 @@ def _npz(path: Path, where: str) -> DistilledSet:
 def _zca(about: dict[str, Any], held: dict[str, Any], where: str) -> Zca | None:
     if about["zca"] is None:
         return None
-    absent = [name for name in ("mean", "matrix", "inverse") if not isinstance(held.get(name), np.ndarray)]
+    absent = [name for name in TENSORS if not isinstance(held.get(name), np.ndarray)]
     if absent:
         raise DataError(f"{where}: holds no zca {' and no '.join(absent)}.")
-    return Zca(about["zca"]["transform"], about["zca"]["eps"], held["mean"], held["matrix"], held["inverse"])
+    said = about["zca"]
+    return Zca(said["transform"], said["eps"], held["mean"], held["matrix"], held["inverse"], said.get("fitted"))
 
 
 def _torch(path: Path, where: str) -> DistilledSet:

@@ -24,13 +24,14 @@ FAR = 50.0  # no normalised or whitened value of a useful image is this large; l
 
 
 class Space(NamedTuple):
-    """Images as a set stores them, what their channels expect, and what is said of it in the manifest."""
+    """Images as a set stores them, what their channels expect, what is said of it in the manifest, and what to know."""
 
     images: np.ndarray
     mean: tuple[float, ...]
     std: tuple[float, ...]
     zca: Zca | None
     said: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------------- axes, labels
@@ -55,7 +56,11 @@ def channels_last(raw: Raw, preset: Preset, card: Card | None) -> np.ndarray:
         order = "[N, D, H, W]" if first else "[N, H, W, D]"
         said = f"D = {card.channels} of card {card.id}" if card else "D of 1 or 3"
         raise DataError(f"{where}: images have shape {raw.images.shape}; allowed: {order} with {said}.")
-    raw.first = first
+    if told is not None:
+        why = "the arrays' names say so" if raw.first is not None else "they have no axis of channels"
+    else:
+        why = "as torch writes them" if all(fits) else f"D = {images.shape[1 if first else 3]} lies there"
+    raw.first, raw.order = first, f"{'[N, D, H, W]' if first else '[N, H, W, D]'} ({why})"
     return images.transpose(0, 2, 3, 1) if first else images
 
 
@@ -128,7 +133,7 @@ def settle(
 ) -> Space:
     """Pixels or normalised images, checked against the space that the preset states."""
     if preset.space == "pixels":
-        return _pixels(raw.where, images, preset, card, train, given)
+        return _pixels(raw, images, preset, card, train, given)
     check_signed(raw.where, images, preset)
     mean, std, whence = channel_constants(images, preset, card, train, given)
     return Space(np.ascontiguousarray(images, np.float32), mean, std, None, {"constants": whence})
@@ -150,10 +155,10 @@ def check_signed(where: str, images: np.ndarray, preset: Preset) -> None:
 
 
 def _pixels(
-    where: str, images: np.ndarray, preset: Preset, card: Card | None, train: Any, given: Constants | None
+    raw: Raw, images: np.ndarray, preset: Preset, card: Card | None, train: Any, given: Constants | None
 ) -> Space:
     low, high = float(images.min()), float(images.max())
-    said = f"{where}: values run from {low:.4g} to {high:.4g} ({images.dtype})"
+    said = f"{raw.where}: values run from {low:.4g} to {high:.4g} ({images.dtype})"
     if low < -1e-3:
         raise DataError(
             f"{said}, which look normalised; --preset {preset.name} states pixels, none below 0. Nearest: --preset mtt."
@@ -161,27 +166,32 @@ def _pixels(
     if high > 255.5:
         raise DataError(f"{said}; --preset {preset.name} states pixels, allowed: 0 to {preset.scale or 255}.")
     whole = images.dtype.kind in "iub" or bool((images == np.round(images)).all())
-    scale = preset.scale or _scale(said, images, high, whole)
+    decoded = raw.place is not None  # pictures: 0..255 by their format
+    scale, why = (
+        (255, "") if decoded else (preset.scale, "stated") if preset.scale else _scale(said, images, high, whole)
+    )
     if (scale == 1 and high > 1.001) or (scale == 255 and high <= 1.001 and not whole):
         looks, use = ("0..255", "pixels-255") if scale == 1 else ("0..1", "pixels-1")
         raise DataError(f"{said}, which look like pixels {looks}; stated are 0..{scale}. Nearest: --preset {use}.")
     mean, std, whence = channel_constants(images, preset, card, train, given, scale=scale)
     about = {"constants": whence, "scale": scale}
+    notes = () if decoded else (f"taken as pixels 0..{scale} ({why}) in the order {raw.order}",)
     if images.dtype == np.uint8 and scale == 255:
-        return Space(np.ascontiguousarray(images), mean, std, None, about)
+        return Space(np.ascontiguousarray(images), mean, std, None, about, notes)
     steps = images.astype(np.float32) * np.float32(255 / scale)
     if np.abs(steps - np.round(steps)).max() < 1e-3:
-        return Space(np.ascontiguousarray(np.clip(np.round(steps), 0, 255).astype(np.uint8)), mean, std, None, about)
+        whole_steps = np.ascontiguousarray(np.clip(np.round(steps), 0, 255).astype(np.uint8))
+        return Space(whole_steps, mean, std, None, about, notes)
     values = (steps / np.float32(255) - np.array(mean, np.float32)) / np.array(std, np.float32)
-    return Space(np.ascontiguousarray(values, np.float32), mean, std, None, about)
+    return Space(np.ascontiguousarray(values, np.float32), mean, std, None, about, notes)
 
 
-def _scale(said: str, images: np.ndarray, high: float, whole: bool) -> int:
-    """255 for bytes, and where a value is above 1; 1 for fractions up to 1; anything else must be stated."""
-    if images.dtype == np.uint8 or high > 1.001:
-        return 255
+def _scale(said: str, images: np.ndarray, high: float, whole: bool) -> tuple[int, str]:
+    """255 where a value is above 1; 1 for fractions up to 1; anything else, bytes of 0 and 1 too, must be stated."""
+    if high > 1.001:
+        return 255, f"{images.dtype} values up to {high:.4g}"
     if images.dtype.kind == "f" and not whole:
-        return 1
+        return 1, f"{images.dtype} fractions up to {high:.4g}"
     raise DataError(f"{said}, which may be 0..1 or 0..255; state it: --preset pixels-1 or --preset pixels-255.")
 
 
@@ -199,7 +209,7 @@ def channel_constants(
     if given is not None:
         mean, std = (tuple(float(v) for v in values) for values in given)
         if len(mean) != channels or len(std) != channels or not np.isfinite([*mean, *std]).all() or min(std) <= 0:
-            raise ConfigError(f"constants = {given}: allowed are {channels} means and {channels} deviations > 0.")
+            raise ConfigError(_unfit(mean, std, channels))
         return mean, std, "given"
     if card is not None and card.id in preset.constants:
         return *preset.constants[card.id], f"preset {preset.name}"
@@ -210,6 +220,14 @@ def channel_constants(
     if scale is not None:
         return *measured(images, scale), "measured on the set itself"
     return (0.0,) * channels, (1.0,) * channels, "unknown: images are kept as networks saw them"
+
+
+def _unfit(mean: tuple[float, ...], std: tuple[float, ...], channels: int) -> str:
+    """Which of the given constants does not fit, and why."""
+    bad = len(mean) != channels or not np.isfinite(mean).all()
+    name, values, least = ("--mean", mean, "finite number") if bad else ("--std", std, "finite number > 0")
+    told = ",".join(f"{value:g}" for value in values)
+    return f"{name} = {told}; allowed: {channels} values, a {least} for each of the {channels} channels of the images."
 
 
 def measured(images: np.ndarray, scale: int = 255) -> Constants:

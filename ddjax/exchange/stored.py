@@ -55,14 +55,14 @@ def told(made: DistilledSet, synset: Path) -> str | None:
 
 def problems(synset: Path) -> list[str]:
     """What is wrong with the files of the stored soft labels, or with their belonging to this set."""
-    folder = labels_of(synset)
+    folder, said = labels_of(synset), read_json(synset / MANIFEST)
+    named = said.get(STORED) if isinstance(said, dict) else None
     if folder is None:
-        return []
+        told = f"the soft labels that {MANIFEST} names are missing: no {str(synset / 'labels')!r}. Copy them from the "
+        return [f"{told}folder that the set was imported to, or import it again."] if isinstance(named, dict) else []
     path, about = folder / "labels.safetensors", _about(folder)
     if not path.is_file() or file_hash(path) != about["sha256"]:
         return [f"file = {str(path)!r} is absent, or not the one of its manifest (sha256 differs)."]
-    said = read_json(synset / MANIFEST)
-    named = said.get(STORED) if isinstance(said, dict) else None
     if isinstance(named, dict) and named.get("sha256") not in (None, about["sha256"]):
         return [f"labels = {str(folder)!r} are not those that {MANIFEST} names (sha256 differs): of another set."]
     return []

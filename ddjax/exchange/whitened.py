@@ -19,7 +19,11 @@ from ddjax.errors import ConfigError, DataError
 from ddjax.exchange.layouts import Raw
 from ddjax.exchange.presets import Constants, Preset
 from ddjax.exchange.spaces import Space, channel_constants, check_signed, measured, real_images
+from ddjax.files import content_hash
+from ddjax.setcheck import refuse
 from ddjax.zca import Zca
+
+KIP = "read as RFAD's recipe; KIP scaled every image to norm 1 before whitening"
 
 
 def settle(
@@ -52,8 +56,20 @@ def settle(
     if transform == "trace" and not _frepo(raw):
         fed = np.concatenate([fed, -fed])  # the covariance of both together is the second moment about 0
         if not raw.first:
-            said["note"] = "read as RFAD's recipe; KIP scaled every image to norm 1 before whitening"
-    return Space(values, mean, std, whitening.fit(fed, transform=transform, eps=eps), said)
+            said["note"] = KIP
+    fitted = {"images": len(real), "sha256": content_hash(real)}
+    zca = whitening.fit(fed, transform=transform, eps=eps)._replace(fitted=fitted)
+    return Space(values, mean, std, zca, said, _all_of(card, len(real)))
+
+
+def _all_of(card: Card | None, count: int) -> tuple[str, ...]:
+    """What to know where the real images are not as many as the card's."""
+    if card is None or card.train in (None, count):
+        return ()
+    return (
+        f"the ZCA was fitted on the {count:,} images of --data.train; card {card.id} has {card.train:,} training "
+        "images, and a release fitted on those was whitened by another transform",
+    )
 
 
 def _frepo(raw: Raw) -> bool:
@@ -73,22 +89,25 @@ def _channels(
 
 
 def _stored(raw: Raw, transform: str, eps: float, shape: tuple[int, ...]) -> Zca:
-    """The transform that came with the set, its rows in the order of the set's axes."""
+    """The transform that came with the set, its rows in the order of the set's axes; DataError names its file."""
     held, size = raw.zca or {}, int(np.prod(shape))
+    where = f"file = {str(raw.files[3])!r}" if len(raw.files) > 3 else raw.where
     matrix = np.asarray(held["matrix"], np.float64)
     if matrix.shape != (size, size):
         raise DataError(
-            f"{raw.where}: the stored whitening has shape {matrix.shape}; allowed: {(size, size)}, of whole images "
+            f"{where}: the stored whitening has shape {matrix.shape}; allowed: {(size, size)}, of whole images "
             "(whitening by blocks is not supported)."
         )
     mean = np.asarray(held.get("mean", np.zeros(size)), np.float64).ravel()
     if mean.shape != (size,) or not np.isfinite(matrix).all() or not np.isfinite(mean).all():
-        raise DataError(f"{raw.where}: the stored whitening has {mean.size} means of {size}, or is not finite.")
+        raise DataError(f"{where}: the stored whitening has {mean.size} means of {size}, or is not finite.")
     inverse = np.asarray(held["inverse"], np.float64) if "inverse" in held else np.linalg.pinv(matrix)
     if inverse.shape != matrix.shape:
-        raise DataError(f"{raw.where}: the stored inverse has shape {inverse.shape}; allowed: {matrix.shape}.")
+        raise DataError(f"{where}: the stored inverse has shape {inverse.shape}; allowed: {matrix.shape}.")
     if raw.first:  # its rows count channels first, as its images do
         height, width, depth = shape
         turn = np.arange(size).reshape(depth, height, width).transpose(1, 2, 0).ravel()
         mean, matrix, inverse = mean[turn], matrix[np.ix_(turn, turn)], inverse[np.ix_(turn, turn)]
-    return Zca(transform, eps, *(part.astype(np.float32) for part in (mean, matrix, inverse)))
+    made = Zca(transform, eps, mean.astype(np.float32), matrix.astype(np.float32), inverse.astype(np.float32))
+    refuse(where, whitening.problems(made, shape))
+    return made

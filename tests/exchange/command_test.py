@@ -228,7 +228,11 @@ def test_bytes_are_told_alike_by_show_check_import_and_reports(folder, tmp_path,
     assert "stored labels: fkd labels of 12 views in 2 epochs, 576 bytes" in said
     assert f"stored labels {576} bytes: {384 + 24 + 576} bytes in all" in said
     shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("labels"))
-    assert run("check", tmp_path / "b") == 0
+    capsys.readouterr()
+    assert run("check", tmp_path / "b") == 2
+    said = capsys.readouterr()
+    assert said.out == "" and f"names are missing: no {str(tmp_path / 'b' / 'labels')!r}" in said.err
+    assert run("show", tmp_path / "b") == 0
     assert "576 bytes, not beside this copy of the set" in capsys.readouterr().out
     assert run("export", tmp_path / "a", tmp_path / "x.npz", "--to", "npz") == 0
     assert run("import", tmp_path / "x.npz", tmp_path / "c", "--preset", "ddjax") == 0

@@ -48,10 +48,10 @@ def made(tmp_path_factory):
     )
 
 
-def judged(made, folder, *flags):
+def judged(made, folder, *flags, seeds=SEEDS):
     return cli.main([
         "evaluate", str(made), "--data.train", "digits", "--data.subset", "200", "--evaluate.protocol", "tiny",
-        "--evaluate.seeds", str(SEEDS), "--evaluate.archs", ARCH, "--evaluate.baselines", "none", "--compute.mesh", "1",
+        "--evaluate.seeds", str(seeds), "--evaluate.archs", ARCH, "--evaluate.baselines", "none", "--compute.mesh", "1",
         "1", "--workdir", str(folder), *flags,
     ])  # fmt: skip
 
@@ -151,7 +151,7 @@ def test_the_search_trains_few_networks_in_two_programs_each(made, tmp_path, mon
     monkeypatch.setattr(nas, "SEEDS", 2)
     monkeypatch.setattr(nas, "EPOCHS", 1)
     monkeypatch.setattr(nas, "NORMS", ("none",))
-    assert judged(made, tmp_path / "run", "--evaluate.seeds", "3", *asked("nas")) == 0
+    assert judged(made, tmp_path / "run", *asked("nas"), seeds=3) == 0
     assert len(traces) == 2 + 2 * len(nas.grid(8, 8))  # the set's own row: two rates, then three seeds
     assert ", 2 seeds each." in capsys.readouterr().out
     rules = [nas.reference(images) for images in (1167, 60_000, 10)]
