@@ -210,7 +210,7 @@ def rows(
         return feature_space(trained, net, data)
 
     def coreset(name: str) -> Row:
-        counts = trained.forgotten if trained else None
+        counts = trained.forgotten if trained else np.zeros(len(labels), np.int32)
         index = select.by_name(name, numpy_rng(seed, name), labels, ipc, space=space, forgotten=lambda: counts)
         budget = {"features": "full_data" if trained else "pixels"}
         if name == "forgetting":

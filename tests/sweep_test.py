@@ -15,6 +15,7 @@ from ddjax import rundir, sweep
 from ddjax.config.flags import Flag, split
 from ddjax.errors import Interrupted
 from ddjax.files import locked, read_json, read_lines
+from ddjax.protocols import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = """
@@ -32,6 +33,13 @@ def get_config():
         evaluate=Evaluate(protocol="tiny", archs=(ARCH,), seeds=2, baselines="none"),
     )
 """
+
+
+@pytest.fixture(autouse=True)
+def no_protocol_left():
+    """The configuration above registers one, in this very process."""
+    yield
+    PROTOCOLS.pop("tiny", None)
 
 
 @pytest.fixture
