@@ -20,6 +20,7 @@ from ddjax.supply import Supply
 from ddjax.survey import normalise
 from ddjax.types import Batch, Distiller, Made, Start, Teachers, Tree
 
+FARTHEST = 1e4  # from 0, of a normalised image that still counts as one
 CHUNK = 50
 
 
@@ -78,7 +79,9 @@ def distill(
                 saved = start
             bar.advance(count, **values)
     made = distiller.extract(state)
-    return jax.tree.map(np.asarray, made if isinstance(made, Made) else Made(made))
+    found = jax.tree.map(np.asarray, made if isinstance(made, Made) else Made(made))
+    check_images(found.images, saved)
+    return found
 
 
 def check_state(before: Tree, after: Tree) -> None:
@@ -104,6 +107,16 @@ def check_finite(values: dict[str, Any], start: int, count: int, saved: int) -> 
         raise DivergenceError(
             f"distill: {', '.join(odd)} not finite in steps {start}..{start + count - 1}; last good checkpoint: step "
             f"{saved}. Lower the method's learning rate."
+        )
+
+
+def check_images(images: np.ndarray, saved: int) -> None:
+    """DivergenceError for images that have left all bounds though each loss was finite."""
+    most = float(np.abs(images).max(initial=0.0))
+    if not most <= FARTHEST:
+        raise DivergenceError(
+            f"distill: the images reach {most:.2g}, where legal ones end within 5 of 0; last good checkpoint: step "
+            f"{saved}. Lower the method's learning rate, --method.lr."
         )
 
 

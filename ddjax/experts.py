@@ -253,8 +253,8 @@ def laid_out(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="r+")
 
 
-def opened(folder: Path, experts: Experts, net: Net, data: Any) -> Store:
-    """The experts of a folder; ConfigError where they do not fit the network, the data set or the epochs asked for."""
+def fitting(folder: Path, experts: Experts, net: Net, data: Any) -> dict[str, Any]:
+    """A store's manifest; ConfigError where it does not fit the network, the data set or the epochs asked for."""
     if not (folder / "manifest.json").is_file():
         raise ConfigError(
             f"method.store = {str(folder)!r} holds no experts; allowed: a folder such as $DDJAX_CACHE/experts/<hash>."
@@ -274,6 +274,13 @@ def opened(folder: Path, experts: Experts, net: Net, data: Any) -> Store:
     if epochs < last:
         allowed = f"<= {epochs}, the epochs of the experts in {str(folder)!r}"
         raise ConfigError(out_of_range("method.max_start - 1 + method.span", last, allowed, epochs))
+    return said
+
+
+def opened(folder: Path, experts: Experts, net: Net, data: Any) -> Store:
+    """The experts of a folder, which must fit."""
+    said = fitting(folder, experts, net, data)
+    epochs = said["epochs"]
     weights = np.load(folder / "weights.npy", mmap_mode="r")
     if weights.shape[1:] != (epochs + 1, numbers(net)):
         raise DataError(f"experts = {str(folder)!r}: weights.npy is {weights.shape}, not what its manifest says.")

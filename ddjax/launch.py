@@ -23,6 +23,7 @@ from ddjax import (
     evaluate,
     experts,
     judge,
+    lineup,
     models,
     relabel,
     report,
@@ -40,6 +41,8 @@ from ddjax.judge import Job
 from ddjax.methods import context, name_of
 from ddjax.supply import supply
 from ddjax.synset import DistilledSet
+
+LEAST_TILE = 8  # pixels along a side of a tile, below which a user is warned
 
 # ------------------------------------------------------------------------------------------ stages
 
@@ -128,6 +131,7 @@ def set_meta(job: Job, store: teachers.Store) -> dict[str, Any]:
         },
         "label_source": source_name(run),
         "protocol": run.evaluate.rule().id,
+        "departures": {name: list(pair) for name, pair in run.method.departures(data.card.id).items()},
         **({"modify": list(run.evaluate.modify)} if run.evaluate.modify else {}),
         "seeds": [run.seed],
         "augment": run.method.augment,
@@ -191,8 +195,7 @@ def evaluate_stage(job: Job, store: teachers.Store, made: DistilledSet) -> None:
 
 def row_name(run: config.Run) -> str:
     """What the set is called in the table: its method's name, marked where a baseline has it too."""
-    name = name_of(run.method)
-    return f"coreset_{name}" if name in config.BASELINES else name
+    return lineup.marked(name_of(run.method))
 
 
 # ---------------------------------------------------------------------------------------- the whole
@@ -250,7 +253,9 @@ def check(run: Any, data: Dataset) -> None:
     """What only the data can tell: whether ipc, networks, snapshots and given weights suit it; no device is touched."""
     selection.check(run.method, data)
     if getattr(run.method, "arch", None):
-        judge.build_net(run, data, run.method.arch)
+        net = judge.build_net(run, data, run.method.arch)
+        if (wanted := run.method.needs.experts) and wanted.store:
+            experts.fitting(Path(wanted.store), wanted, net, data)
     judge.check_length(run.evaluate, run.method.ipc * run.method.factor**2 * len(data.class_names))
     judge.check_mesh(run.compute.mesh)
     for arch in run.evaluate.archs:
@@ -264,6 +269,21 @@ def check(run: Any, data: Dataset) -> None:
     if run.teacher.weights:
         teachers.given_weights(run.teacher.weights, net)
     teachers.taken_epochs(teachers.lean(run.teacher, needs_pool(run)))
+
+
+def cautions(run: config.Run, data: Dataset) -> list[str]:
+    """What a user should know before the run, as sentences: hyper-parameters not as published, tiles of few pixels."""
+    found, apart = [], run.method.departures(data.card.id)
+    if apart:
+        told = ", ".join(f"{name} {used} ({published})" for name, (used, published) in apart.items())
+        found.append(f"not as published: {told}.")
+    side = min(data.train.shape[:2]) // run.method.factor
+    if run.method.factor > 1 and side < LEAST_TILE:
+        found.append(
+            f"method.factor = {run.method.factor} leaves tiles of {side} pixels: their images are blurred; students "
+            "without instance norm may learn nothing of sharp ones (docs/batch-norm.md)."
+        )
+    return found
 
 
 def finish(job: Job) -> None:
@@ -338,6 +358,8 @@ def start(run: config.Run, launch: config.Launch) -> int:
         clean_temporaries(folder)
         atomic_write(claimed.config, to_json(written))
         job = judge.prepare(run, claimed, data)
+        for sentence in cautions(run, data):
+            job.log.say(f"method: {sentence}")
         try:
             if set(launch.only) != {"report"}:
                 pipeline(job, launch.only)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ddjax import baselines, early, evaluate, relabel
+from ddjax import baselines, config, early, evaluate, relabel
 from ddjax.baselines import FullData
 from ddjax.errors import ConfigError
 from ddjax.exchange import softlabels
@@ -30,7 +30,12 @@ def shared_labels(job: Any, trained: FullData) -> relabel.Pool:
 
 def own_name(made: DistilledSet) -> str:
     """What a set that lies there is called in the table: its method's name, else ``set``."""
-    return str((made.meta.get("method") or {}).get("class", "set")).rsplit(":", 1)[-1].lower()
+    return marked(str((made.meta.get("method") or {}).get("class", "set")).rsplit(":", 1)[-1].lower())
+
+
+def marked(name: str) -> str:
+    """A method's name, marked where a baseline has it too."""
+    return f"coreset_{name}" if name in config.BASELINES else name
 
 
 def own_row(

@@ -224,6 +224,15 @@ def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     return [(name, word)]
 
 
+def departures(files: Files) -> list[str]:
+    """Hyper-parameters that are not as published, ``name 300 (20000)``."""
+    apart = files.made.meta.get("departures") if files.made else None
+    if not isinstance(apart, dict):
+        return []
+    words = {name: [" ".join(word for _, word in flat(value)) for value in pair] for name, pair in apart.items()}
+    return [f"{name} {used} ({published})" for name, (used, published) in words.items()]
+
+
 def gaps(files: Files) -> list[dict[str, Any]]:
     """The set minus each other row of its architecture and protocol, seed by seed, as the page shows them."""
     own = own_cell(files)
@@ -307,6 +316,7 @@ def page(files: Files) -> str:
         classes=len(files.made.class_names) if files.made else None,
         images=len(files.made) if files.made else None,
         source=files.made.meta.get("label_source") if files.made else None,
+        departures=departures(files),
         notes=[*(dataset.get("notes") or []), *source_notes(files)],
         licence=files.made.manifest()["licence"] if files.made else None,
         tiles=tiles(files, found),

@@ -29,7 +29,7 @@ from ddjax.zca import Zca
 __all__ = ["ABOUT", "EXTRA", "IMAGES", "MANIFEST", "SCHEMA", "WHITENING", "DistilledSet", "find"]
 
 ABOUT = ("dataset", "method", "teacher", "label_source", "protocol", "seeds", "licence")
-EXTRA = ("augment", "modify", "source", STORED)  # in the manifest only where they are given
+EXTRA = ("augment", "departures", "modify", "source", STORED)  # in the manifest only where they are given
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -254,6 +254,7 @@ def test_errors_of_the_file_and_of_the_flags_come_together():
         (["--evaluate.baselines", "all", "herding"], "evaluate.baselines = 'all' is not known"),
         (["--evaluate.archs", "()"], "evaluate.archs = () is out of range"),
         (["--compute.mesh", "0", "2"], "compute.mesh = (0, 2)"),
+        (["--method", "sre2l", "--method.pool_draw", "7"], "one: there is one model"),
         (["--method.pool_draw", "two"], "allowed: a whole number or one or turn or all"),
         (["--config", "x.yaml"], "a .py file or a run's config.json"),
     ],

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ddjax import distill, evaluate, launch, rundir, teachers, train
+from ddjax import config, distill, evaluate, launch, rundir, teachers, train
 from ddjax.__main__ import exit_code
 from ddjax.config.flags import split
 from ddjax.errors import Interrupted
@@ -122,6 +122,9 @@ def test_the_set_is_complete(done):
     assert about["method"]["class"] == "teddy" and about["teacher"]["arch"] == ARCH
     assert about["dataset"]["card"] == "digits" and any("subset" in note for note in about["dataset"]["notes"])
     assert len(made.meta["teacher"]["pool_accuracy"]) == 2
+    assert about["departures"]["steps"] == [6, 1000] and "ipc" not in about["departures"]
+    told = (done / "report.html").read_text().partition("Not the published setting (in brackets): ")[2]
+    assert "steps 6 (1000)" in told.partition("</p>")[0]
     labels = read_json(done / "labels" / "manifest.json")
     assert (labels["label_source"], labels["images"], labels["views"]) == ("pool", 10, 200)
     assert load_file(done / "labels" / "labels.safetensors")["logits"].shape == (20, 10, 10)
@@ -270,6 +273,21 @@ def test_ipc_above_the_smallest_class_is_refused(method, tmp_path, capsys):
     assert "method.ipc = 50 is out of range; allowed: <= " in (said := capsys.readouterr().err)
     assert "training images of the smallest class '" in said and "Nearest valid: " in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_store_that_does_not_fit_is_refused_before_a_folder_is_made(tmp_path, capsys):
+    assert main(tmp_path / "run", "--method", "mtt", "--method.store", str(tmp_path / "nowhere")) == 2
+    assert "holds no experts" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_published_and_small_tiles_are_told():
+    run, _ = config.load(over("--method", "dm", "--method.factor", "2"))
+    apart, tiles = launch.cautions(run, launch.open_data(run.data, 0))
+    assert "steps 6 (20000)" in apart and "factor 2 (1)" in apart
+    assert tiles.startswith("method.factor = 2 leaves tiles of 4 pixels")
+    run, _ = config.load(["--method", "random"])
+    assert launch.cautions(run, launch.open_data(run.data, 0)) == []
 
 
 def command(*flags, config):

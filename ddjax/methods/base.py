@@ -111,6 +111,14 @@ class Method:
                 values[name] = value
         return dataclasses.replace(self, **values)
 
+    def departures(self, card: str) -> dict[str, tuple[Any, Any]]:
+        """What is not as published on a data set, ``{field: (this, published)}``; {} for a method without a paper."""
+        if not self.REFERENCE:
+            return {}
+        published = type(self)(ipc=self.ipc, budget="published").filled(card, self.ipc)
+        pairs = {f.name: (getattr(self, f.name), getattr(published, f.name)) for f in dataclasses.fields(self)}
+        return {name: pair for name, pair in pairs.items() if name != "budget" and pair[0] != pair[1]}
+
     def row(self, card: str) -> str:
         """The row of DEFAULTS for a data set: its own, or ``""`` where that is ours and the paper's is wanted."""
         return "" if self.budget == "published" and card in self.REDUCED else card

@@ -61,9 +61,12 @@ class SRe2L(Teddy):
         return super().needs._replace(statistics=self.stat_scope or "global", pool="base")
 
     def check(self, prefix: str = "method") -> list[str]:
-        return super().check(prefix) + require(
+        problems = super().check(prefix) + require(
             self, prefix, adjust_steps=(0, None), adjust_length=(0, None), variance_weight=(0, None)
         )
+        if self.needs.pool == "base" and isinstance(self.pool_draw, int) and self.pool_draw > 1:
+            problems.append(out_of_range(f"{prefix}.pool_draw", self.pool_draw, "one: there is one model", "one"))
+        return problems
 
     def keep(self, context: Context, images: jax.Array) -> dict[str, Tree]:
         if not self.adjust_steps:
