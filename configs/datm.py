@@ -4,7 +4,7 @@ Paper      Guo et al., Towards Lossless Dataset Distillation via Difficulty-Alig
            (ICLR 2024).
 Expected   66.8 (P-MTT, ZCA, flat experts; from memory). Here: no whitening, last epoch.
 Data       $DDJAX_DATA/cifar10 (binary or python archive), or --data.train cifar:PATH.
-Cost       100 experts of 50 epochs first (shared by later runs), then 10,000 steps: about a day on one GPU;
+Cost       100 experts of 100 epochs first (shared by later runs), then 10,000 steps: about a day on one GPU;
            not measured.
 Command    python -m ddjax.launch --config configs/datm.py
 """

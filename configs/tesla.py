@@ -3,7 +3,7 @@
 Paper      Cui et al., Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory (ICML 2023).
 Expected   66.4 (P-MTT, ZCA, the best evaluation on the test set). Here: no whitening, last epoch.
 Data       $DDJAX_DATA/cifar10 (binary or python archive), or --data.train cifar:PATH.
-Cost       100 experts of 50 epochs first (shared by later runs), then 5,000 steps: about a day on one GPU;
+Cost       100 experts of 50 epochs first (shared by later runs), then 10,000 steps: about a day on one GPU;
            not measured.
 Command    python -m ddjax.launch --config configs/tesla.py
 """

@@ -40,12 +40,19 @@ def nearest(value: str, allowed: Iterable[str]) -> str | None:
     return lowered[found[0]] if found else None
 
 
-def choice(argument: str, value: object, allowed: Iterable[object]) -> str:
-    """The one sentence for a value outside a finite set, with the nearest valid choice."""
+def choice(argument: str, value: object, allowed: Iterable[object], use: object = None) -> str:
+    """The one sentence for a value outside a finite set, with the nearest valid choice; ``use`` where none is close."""
     names = [str(name) for name in allowed]
     near = nearest(str(value), names)
-    hint = f" Did you mean {near!r}?" if near else ""
+    hint = f" Did you mean {near!r}?" if near else "" if use is None else f" Nearest valid: {use}."
     return f"{argument} = {value!r} is not known; allowed: {', '.join(names)}.{hint}"
+
+
+def choices(argument: str, values: Iterable[str], allowed: Iterable[str]) -> list[str]:
+    """A sentence for each of a list's values outside a finite set; where none is close, the rest of the list is."""
+    names, given = list(allowed), list(values)
+    rest = ",".join(value for value in given if value in names) or names[0]
+    return [choice(argument, value, names, rest) for value in given if value not in names]
 
 
 def out_of_range(argument: str, value: object, allowed: str, use: object) -> str:

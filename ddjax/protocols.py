@@ -198,7 +198,8 @@ def best_on_test(plain: Protocol, watch: tuple[float, int]) -> Protocol:
 def protocol(name: str) -> Protocol:
     """The protocol called ``name``; ConfigError with the nearest name when there is none."""
     if name not in PROTOCOLS:
-        raise ConfigError(choice("evaluate.protocol", name, PROTOCOLS))
+        use = "P-DC" if name.startswith("P") else "ddjax-1"
+        raise ConfigError(choice("evaluate.protocol", name, PROTOCOLS, use))
     return PROTOCOLS[name]
 
 

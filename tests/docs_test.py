@@ -55,10 +55,11 @@ def test_the_matching_method_of_the_page_distils(tmp_path, monkeypatch, capsys):
     assert made.images.dtype == np.float32 and again.method.steps == 20  # STORE and DEFAULTS of the page
     lines = [json.loads(line)["values"] for line in (tmp_path / "run/records.jsonl").read_text().splitlines()]
     assert np.isfinite([values["loss"] for values in lines if "loss" in values]).all()
-    slips = ["--method.arch", "convnet2-batch", "--method.steps", "0", "--method.real_batch", "0"]
+    slips = ["--method.arch", "convnet2-batch", "--method.steps", "0", "--method.real_batch", "0", "--method.lr", "0"]
     assert exit_code(launch.main, ["--config", "second_moments.py", *slips]) == 2
     said = capsys.readouterr().err
     assert "method.arch" in said and "Nearest valid: convnet2." in said and "method.steps = 0" in said
+    assert "method.lr = 0.0 is out of range; allowed: > 0. Nearest valid: 1.0." in said
 
 
 def test_the_pages_line_serves_in_the_battery(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ from ddjax.config.groups import (
     Run,
     Teacher,
 )
-from ddjax.errors import ConfigError, choice
+from ddjax.errors import ConfigError, choices
 from ddjax.files import read_json
 
 __all__ = [
@@ -91,7 +91,7 @@ class Launch:
 
     def check_values(self, run: Run) -> list[str]:
         """Every complaint, as sentences."""
-        problems = [choice("--only", name, STAGES) for name in self.only if name not in STAGES]
+        problems = choices("--only", self.only, STAGES)
         if self.resume and self.overwrite:
             problems.append("--resume and --overwrite exclude each other; give one of them.")
         if (self.resume or self.overwrite or self.only) and run.workdir is None:

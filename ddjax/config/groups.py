@@ -13,7 +13,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from ddjax.errors import ConfigError, choice, out_of_range
+from ddjax.errors import ConfigError, choice, choices, out_of_range
 
 if TYPE_CHECKING:
     from ddjax.methods.base import Method
@@ -259,11 +259,10 @@ class Evaluate:
         problems += [f"{prefix}.archs: {w}" for name in self.archs if (w := check_name(name))]
         if not self.archs:
             problems.append(out_of_range(f"{prefix}.archs", self.archs, "at least one name", ("convnet3",)))
-        several = isinstance(self.baselines, tuple)
-        allowed = BASELINES if several else ("none", "cheap", "all", *BASELINES)
-        words = self.baselines if several else (self.baselines,)
-        problems += [choice(f"{prefix}.further", word, FURTHER) for word in self.further if word not in FURTHER]
-        return problems + [choice(f"{prefix}.baselines", word, allowed) for word in words if word not in allowed]
+        words = self.baselines if isinstance(self.baselines, tuple) else (self.baselines,)
+        allowed = BASELINES if isinstance(self.baselines, tuple) else ("none", "cheap", "all", *BASELINES)
+        problems += choices(f"{prefix}.further", self.further, FURTHER)
+        return problems + choices(f"{prefix}.baselines", words, allowed)
 
     def rule(self) -> "Rules":
         """The protocol, with the fields that ``modify`` gives it."""

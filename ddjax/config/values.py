@@ -53,10 +53,13 @@ def describe(hint: Any) -> str:
 def sentence(name: str, value: object, hint: Any, nearest: object) -> str:
     """The one sentence for a value that does not fit: what is allowed and a valid choice."""
     names = [v for arm in arms(hint) if typing.get_origin(arm) is Literal for v in typing.get_args(arm)]
-    closed = all(typing.get_origin(arm) is Literal for arm in arms(hint))
+    closed = names and all(typing.get_origin(arm) is Literal or arm is type(None) for arm in arms(hint))
     if closed and isinstance(value, str):
-        return choice(name, value, names)
+        names += ["None"] if type(None) in arms(hint) else []
+        return choice(name, value, names, nearest if nearest in names else None)
     use = f" Nearest valid: {nearest}." if nearest not in (None, "None") else ""
+    if not use and {int, float} & set(arms(hint)):
+        use = f" For example: {0.1 if float in arms(hint) else 1}."
     return f"{name} = {value!r} cannot be used; allowed: {describe(hint)}.{use}"
 
 

@@ -148,3 +148,23 @@ def require(value: Any, prefix: str, **ranges: tuple[float | None, float | None]
         elif high is not None and not number <= high:
             problems.append(out_of_range(f"{prefix}.{name}", number, allowed, high))
     return problems
+
+
+def positive(value: Any, prefix: str, **nearest: float) -> list[str]:
+    """Sentences for the fields of ``value`` not above 0, each with a valid number of its own size; None passes."""
+    given = {name: getattr(value, name) for name in nearest}
+    return [
+        out_of_range(f"{prefix}.{name}", number, "> 0", nearest[name])
+        for name, number in given.items()
+        if number is not None and not number > 0
+    ]
+
+
+def below_one(value: Any, prefix: str, **nearest: float) -> list[str]:
+    """Sentences for the fields of ``value`` outside [0, 1), as momenta and decays are: at 1 they forget nothing."""
+    given = {name: getattr(value, name) for name in nearest}
+    return [
+        out_of_range(f"{prefix}.{name}", number, ">= 0 and < 1", nearest[name])
+        for name, number in given.items()
+        if number is not None and not 0 <= number < 1
+    ]

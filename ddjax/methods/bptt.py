@@ -22,7 +22,7 @@ from ddjax.errors import out_of_range
 from ddjax.kernels import descent
 from ddjax.kernels import labels as losses
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, require
+from ddjax.methods.base import Context, below_one, positive, require
 from ddjax.methods.matching import Matching, Seen, by_matching
 from ddjax.types import Distiller, Made, Needs, Net, Tree
 
@@ -79,12 +79,10 @@ class BPTT(Matching):
             self, prefix, steps=(1, None), epochs=(1, None), per_step=(1, self.ipc), nets=(1, None),
             real_batch=(1, None),
         )  # fmt: skip
-        problems += positive(self, prefix, "lr", "inner_lr")
+        problems += positive(self, prefix, lr=0.01, inner_lr=0.02) + below_one(self, prefix, momentum=0.9)
         if 1 <= self.per_step <= self.ipc and self.ipc % self.per_step:
             best = max(n for n in range(1, self.per_step) if self.ipc % n == 0)
             problems.append(out_of_range(f"{prefix}.per_step", self.per_step, f"divisors of ipc = {self.ipc}", best))
-        if not 0 <= self.momentum < 1:
-            problems.append(out_of_range(f"{prefix}.momentum", self.momentum, ">= 0 and < 1", 0.9))
         if not all(0 <= b < 1 for b in self.betas):
             problems.append(out_of_range(f"{prefix}.betas", self.betas, "two numbers in [0, 1)", (0.5, 0.999)))
         return problems
@@ -125,12 +123,6 @@ class BPTT(Matching):
             return Made(state.learned["images"], None, jnp.mean(jax.nn.softplus(state.learned["rates"])))
 
         return made._replace(extract=extract)
-
-
-def positive(method: Any, prefix: str, *names: str) -> list[str]:
-    """Sentences for those fields of ``method`` that are given and not greater than 0."""
-    given = {name: getattr(method, name) for name in names}
-    return [out_of_range(f"{prefix}.{n}", v, "> 0", 0.01) for n, v in given.items() if v is not None and not v > 0]
 
 
 class Sets(NamedTuple):

@@ -15,10 +15,9 @@ from typing import Any, ClassVar
 import jax
 import optax
 
-from ddjax.errors import out_of_range
 from ddjax.kernels import dsa, moments
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, require
+from ddjax.methods.base import Context, below_one, positive, require
 from ddjax.methods.matching import Matching, Seen, by_matching
 from ddjax.types import Batch, Distiller, Needs, Tree
 
@@ -56,10 +55,8 @@ class DM(Matching):
 
     def check(self, prefix: str = "method") -> list[str]:
         problems = super().check(prefix)
-        problems += require(self, prefix, steps=(1, None), momentum=(0, 1), real_batch=(1, None))
-        if self.lr is not None and not self.lr > 0:
-            problems.append(out_of_range(f"{prefix}.lr", self.lr, "> 0", 1.0))
-        return problems
+        problems += require(self, prefix, steps=(1, None), real_batch=(1, None))
+        return problems + positive(self, prefix, lr=1.0) + below_one(self, prefix, momentum=0.5)
 
     def build(self, context: Context) -> Distiller:
         """Matches the mean features of every class in one fresh network a step."""

@@ -23,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddjax.errors import choice, out_of_range
+from ddjax.errors import choice
 from ddjax.kernels import dsa, gradients
 from ddjax.kernels.labels import by_image, onehot
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, require
+from ddjax.methods.base import Context, below_one, positive, require
 from ddjax.methods.matching import Matching, Seen, by_matching
 from ddjax.types import Batch, Distiller, Needs, Tree
 
@@ -82,12 +82,9 @@ class DC(Matching):
     def check(self, prefix: str = "method") -> list[str]:
         problems = super().check(prefix)
         problems += require(
-            self, prefix, steps=(1, None), outer=(1, None), inner=(0, None), momentum=(0, 1), real_batch=(1, None),
-            net_batch=(1, None),
+            self, prefix, steps=(1, None), outer=(1, None), inner=(0, None), real_batch=(1, None), net_batch=(1, None),
         )  # fmt: skip
-        for name, near in (("lr", 0.1), ("net_lr", 0.01)):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                problems.append(out_of_range(f"{prefix}.{name}", getattr(self, name), "> 0", near))
+        problems += positive(self, prefix, lr=0.1, net_lr=0.01) + below_one(self, prefix, momentum=0.5)
         if self.init not in INITS:
             problems.append(choice(f"{prefix}.init", self.init, INITS))
         return problems

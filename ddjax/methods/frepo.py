@@ -12,6 +12,9 @@ Labels are stored as they are learned: centred regression targets, which P-FRePo
 cross-entropy takes softmax(Y_s), whose minimiser is, up to a constant per image, the same function: logits Y_s; and to
 second order around 0, where targets of this size lie, the two losses are one, up to the factor 1/C.
 
+The regression sees mirrored images too but where the release leaves them out: grey sets, ImageNet, many images of
+many classes.
+
 Network: ConvNet of widths 128, 256, 512, ... with batch norm in front of its convolutions, drawn as Flax draws.
 Batch norm is fine: features use the running statistics, which the online steps move by nine tenths, as published.
 Evaluation is published without normalisation (evaluate.archs convnet3-doubling-none). The best of the checkpoints on
@@ -30,8 +33,7 @@ from ddjax.errors import choice
 from ddjax.kernels import krr
 from ddjax.kernels.pool import member
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, require
-from ddjax.methods.bptt import positive
+from ddjax.methods.base import Context, positive, require
 from ddjax.methods.matching import Matching, Seen, by_matching
 from ddjax.types import Distiller, Needs, Tree
 
@@ -82,12 +84,14 @@ class FRePo(Matching):
         "imagenet": "convnet4-doubling-batch-lecun",
     }  # fmt: skip
     DEFAULTS: ClassVar = {
-        "": dict(steps=500_000, lr=3e-4, real_batch=1024, nets=10, age=100, online_lr=3e-4, flip=False),
+        "": dict(steps=500_000, lr=3e-4, real_batch=1024, nets=10, age=100, online_lr=3e-4, flip=True),
         # ours, reduced: 8x8 images, two cores
-        "digits": dict(steps=1000, lr=3e-3, real_batch=256, nets=5, online_lr=1e-3),
-        "cifar10": dict(flip=True),
+        "digits": dict(steps=1000, lr=3e-3, real_batch=256, nets=5, online_lr=1e-3, flip=False),
+        "mnist": dict(flip=False),
+        "fashion_mnist": dict(flip=False),
         "cifar100": dict(flip={1: True, 10: False}),
         "tiny_imagenet": dict(flip={1: True, 10: False}),
+        "imagenet": dict(flip=False),
     }
 
     @property
@@ -103,7 +107,8 @@ class FRePo(Matching):
         problems += require(
             self, prefix, steps=(1, None), real_batch=(1, None), nets=(1, None), age=(0, None), online_batch=(1, None)
         )
-        return problems + positive(self, prefix, "lr", "online_lr", "ridge") + krr_precision(self, prefix)
+        problems += positive(self, prefix, lr=3e-4, online_lr=3e-4, ridge=1e-6)
+        return problems + krr_precision(self, prefix)
 
     def build(self, context: Context) -> Distiller:
         """One network of the pool a step: regress, move the set, train or redraw the network."""

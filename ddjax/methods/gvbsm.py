@@ -29,7 +29,7 @@ from ddjax.errors import ConfigError, choice, out_of_range
 from ddjax.kernels import statistics
 from ddjax.kernels.pool import member
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, require
+from ddjax.methods.base import Context, below_one, require
 from ddjax.methods.teddy import Now, Teddy, class_loss
 from ddjax.types import CONV_TAP, Augment, Batch, Needs, Teachers, Tree
 
@@ -81,8 +81,7 @@ class GVBSM(Teddy):
         problems = super().check(prefix) + require(
             self, prefix, drop=(0, 1), densify=(0, None), pad=(0, None), class_share=(0, 1)
         )
-        if self.momentum is not None and not 0 <= self.momentum < 1:
-            problems.append(out_of_range(f"{prefix}.momentum", self.momentum, "at least 0 and below 1", 0.8))
+        problems += below_one(self, prefix, momentum=0.8)
         if not self.tau > 0:
             problems.append(out_of_range(f"{prefix}.tau", self.tau, "> 0", 4.0))
         if self.objective != "stats":

@@ -10,7 +10,9 @@ first of four real images of half the size.
 
 As the released code has it: features are flattened, not averaged over channels; the queue begins with three networks
 and fresh ones come before the first step too. There the images take one step of SGD a class, here one for all: with
-the same network and no batch norm classes do not meet, and the moves that momentum adds sum to the same.
+the same network and no batch norm classes do not meet, and the moves that momentum adds sum to the same. The row of
+imagenette has the released commands for 100 classes of ImageNet; their IPC 50 has whole images (factor 1), and begins
+with a trained network that is not here.
 
 Source: Zhao, Li, Qin and Yu, "Improved Distribution Matching for Dataset Condensation", CVPR 2023.
 """
@@ -27,7 +29,7 @@ from ddjax.kernels import labels as losses
 from ddjax.kernels import moments
 from ddjax.kernels.pool import member
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, require
+from ddjax.methods.base import Context, positive, require
 from ddjax.methods.dm import DM, augmented, features, parts
 from ddjax.methods.matching import Seen, by_matching
 from ddjax.types import Batch, Distiller, Needs, Net, Tree
@@ -75,7 +77,10 @@ class IDM(DM):
         ),
         "cifar100": dict(ce={1: 0.5, 10: 0.1}, train_steps={1: 10, 10: 50, 50: 10}),
         "tiny_imagenet": dict(ce={1: 0.5, 50: 0.8}, real_batch=256, fresh_every=30, train_steps={1: 10, 50: 50}),
-        "imagenette": dict(ce=3.0, real_batch=128, train_batch=128, fresh_every=50, nets=50),
+        "imagenette": dict(
+            arch="convnet6", factor={1: 2, 50: 1}, ce=3.0, real_batch=128, train_batch=128, fresh_every=50,
+            nets={1: 50, 50: 100},
+        ),
         # ours, reduced: two cores; quarters of 8x8 images have too little in them
         "digits": dict(
             arch="convnet2-w32", factor=1, steps=200, lr=0.02, ce=0.1, real_batch=64, nets=10, fresh_every=10,
@@ -91,10 +96,9 @@ class IDM(DM):
 
     def check(self, prefix: str = "method") -> list[str]:
         problems = super().check(prefix)
-        positive = {name: (1, None) for name in ("fresh_every", "train_nets", "train_steps", "train_batch")}
-        problems += require(self, prefix, ce=(0, None), nets=(FIRST, None), **positive)
-        if not self.net_lr > 0:
-            problems.append(out_of_range(f"{prefix}.net_lr", self.net_lr, "> 0", 0.01))
+        counts = {name: (1, None) for name in ("fresh_every", "train_nets", "train_steps", "train_batch")}
+        problems += require(self, prefix, ce=(0, None), nets=(FIRST, None), **counts)
+        problems += positive(self, prefix, net_lr=0.01)
         if self.nets is not None and self.train_nets > self.nets >= FIRST:
             problems.append(out_of_range(f"{prefix}.train_nets", self.train_nets, f"<= {prefix}.nets", self.nets))
         return problems

@@ -19,8 +19,7 @@ import optax
 
 from ddjax.kernels import krr, ntk
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, Method, require
-from ddjax.methods.bptt import positive
+from ddjax.methods.base import Context, Method, positive, require
 from ddjax.methods.frepo import krr_precision
 from ddjax.methods.matching import Seen, by_matching, per_part
 from ddjax.types import Distiller, Needs, Tree
@@ -66,7 +65,7 @@ class KIP(Method):
     def check(self, prefix: str = "method") -> list[str]:
         problems = super().check(prefix)
         problems += require(self, prefix, steps=(1, None), depth=(1, 20), real_batch=(1, None))
-        return problems + positive(self, prefix, "lr", "ridge") + krr_precision(self, prefix)
+        return problems + positive(self, prefix, lr=0.04, ridge=1e-6) + krr_precision(self, prefix)
 
     def build(self, context: Context) -> Distiller:
         """Every step regresses a class-balanced real batch on the set."""

@@ -23,8 +23,8 @@ from ddjax.errors import choice
 from ddjax.kernels import krr
 from ddjax.kernels import labels as losses
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, require
-from ddjax.methods.bptt import SMALLER, logits_of, positive
+from ddjax.methods.base import Context, positive, require
+from ddjax.methods.bptt import SMALLER, logits_of
 from ddjax.methods.matching import Matching, State, per_part, seen
 from ddjax.types import Distiller, Made, Needs, Tree
 
@@ -97,7 +97,7 @@ class LD(Matching):
         problems += require(self, prefix, steps=(1, None), inner_batch=(1, None), gap=(1, None), real_batch=(1, None))
         if self.kind not in KINDS:
             problems.append(choice(f"{prefix}.kind", self.kind, KINDS))
-        return problems + positive(self, prefix, "lr", "inner_lr", "student_lr", "ridge")
+        return problems + positive(self, prefix, lr=0.01, inner_lr=0.01, student_lr=0.01, ridge=0.01)
 
     def build(self, context: Context) -> Distiller:
         """Every step: the labels' update, then the network's on the same images, then the look at its errors."""

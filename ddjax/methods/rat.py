@@ -2,8 +2,10 @@
 
     min_S  E_{theta_0, N} CE(T; theta_{N + W}),    N ~ U{0 .. total - W} Adam steps without derivative, W with
 
-Inner batches, their augmentation and the network are drawn anew each time. Deviations: images as normalised, without
-the paper's ZCA; N is drawn for every update, the release draws it once an epoch. Networks may have batch norm.
+Inner batches, their augmentation and the network are drawn anew each time. Networks may have batch norm. Deviations:
+images as normalised, without the paper's ZCA; N is drawn for every update, the release draws it once an epoch; inner
+steps see all classes on every data set: for CIFAR-100 the paper draws some in each, how many no released command says
+(``class_batch`` classes of ``per_step`` images do that).
 Source: Feng, Vedantam and Kempe, "Embarrassingly Simple Dataset Distillation", ICLR 2024, and the released code.
 """
 
@@ -14,12 +16,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddjax.errors import choice, out_of_range
+from ddjax.errors import choices, out_of_range
 from ddjax.kernels import descent, dsa
 from ddjax.kernels import labels as losses
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, require
-from ddjax.methods.bptt import SMALLER, inner_loss, logits_of, positive
+from ddjax.methods.base import Context, positive, require
+from ddjax.methods.bptt import SMALLER, inner_loss, logits_of
 from ddjax.methods.matching import Matching, Seen, by_matching, per_part
 from ddjax.types import Distiller, Made, Needs, Net, Tree
 
@@ -88,10 +90,10 @@ class RaTBPTT(Matching):
             self, prefix, steps=(1, None), window=(1, None), real_batch=(1, None), per_step=(1, None),
             class_batch=(1, None),
         )  # fmt: skip
-        problems += positive(self, prefix, "lr", "inner_lr")
+        problems += positive(self, prefix, lr=1e-3, inner_lr=1e-3)
         if self.total is not None and self.window is not None and self.total < self.window:
             problems.append(out_of_range(f"{prefix}.total", self.total, f">= window = {self.window}", self.window))
-        problems += [choice(f"{prefix}.ops", op, dsa.DSA_OPS) for op in self.ops if op not in dsa.DSA_OPS]
+        problems += choices(f"{prefix}.ops", self.ops, dsa.DSA_OPS)
         return problems
 
     def build(self, context: Context) -> Distiller:

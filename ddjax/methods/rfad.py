@@ -24,8 +24,7 @@ import optax
 from ddjax.kernels import krr
 from ddjax.kernels import labels as losses
 from ddjax.literature import PAPERS
-from ddjax.methods.base import Context, require
-from ddjax.methods.bptt import positive
+from ddjax.methods.base import Context, positive, require
 from ddjax.methods.frepo import krr_precision
 from ddjax.methods.matching import Matching, Seen, by_matching, per_part
 from ddjax.methods.teddy import batch_size
@@ -84,8 +83,8 @@ class RFAD(Matching):
     def check(self, prefix: str = "method") -> list[str]:
         problems = super().check(prefix)
         problems += require(self, prefix, steps=(1, None), nets=(1, None), real_batch=(1, None), chunk=(1, None))
-        names = ("lr", "map_lr", "platt_lr", "ridge")
-        return problems + positive(self, prefix, *names) + krr_precision(self, prefix)
+        problems += positive(self, prefix, lr=1e-3, map_lr=5e-5, platt_lr=0.01, ridge=5e-3)
+        return problems + krr_precision(self, prefix)
 
     def build(self, context: Context) -> Distiller:
         """Every step draws its networks, adds up their kernels and regresses."""

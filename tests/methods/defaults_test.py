@@ -69,9 +69,29 @@ def test_the_papers_budget_passes_over_the_rows_that_are_ours():
         method("--method.budget", "publised")
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_what_would_forget_nothing_is_refused(name):
+    """Momenta and running averages at 1 or above, each with a valid number beside it."""
+    ours: Any = METHODS[name]().filled("digits", 1)
+    decays = [field for field in fields(ours) if field.endswith("momentum") or field == "ema"]
+    for field, value in ((field, value) for field in decays for value in (1.0, 2.0, -0.1)):
+        (told,) = dataclasses.replace(ours, **{field: value}).check()
+        said = re.fullmatch(rf"method.{field} = {value} .* >= 0 and < 1. Nearest valid: ([\d.]+)\.", told)
+        assert said and dataclasses.replace(ours, **{field: float(said[1])}).check() == []
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["--method.budget", "full"], "allowed: card, published. Nearest valid: card."),
+        (["--method", "idc", "--method.ops", "crop,foo"], "'foo' is not known; .*rotate. Nearest valid: crop."),
+        (["--method", "rat_bptt", "--method.ops", "foo"], "'foo' is not known; .*Nearest valid: color."),
+        (["--method", "dm", "--method.lr", "abc"], "allowed: a number or None. For example: 0.1."),
+        (["--method", "dm", "--method.steps", "abc"], "allowed: a whole number or None. For example: 1."),
+        (["--method", "mtt", "--method.labels", "learnd"], "allowed: hard, teacher, learned, None. Did you mean 'l"),
+        (["--evaluate.protocol", "P-XX"], "Nearest valid: P-DC."),
+        (["--evaluate.protocol", "ddjx"], "Did you mean 'ddjax-1'"),
+        (["--evaluate.baselines", "kmeans,zzz"], "'zzz' is not known; .*Nearest valid: kmeans."),
         (["--method", "dsm"], "Did you mean 'dsa'|Did you mean 'dm'"),
         (["--method", "k-means"], "Did you mean 'kmeans'"),
         (["--method", "rat-bptt"], "Did you mean 'rat_bptt'"),

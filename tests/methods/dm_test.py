@@ -134,6 +134,9 @@ def test_published_defaults():
     assert (idm.factor, idm.lr, idm.ce, idm.train_steps, idm.fresh_every, idm.real_batch) == (2, 0.2, 0.1, 50, 30, 256)
     idm = IDM().filled("cifar10", 1)
     assert (idm.ce, idm.train_steps, idm.fresh_every, idm.real_batch, idm.needs.also) == (0.5, 10, 5, 5000, 5120)
+    told = [IDM().filled("imagenette", ipc) for ipc in (1, 10, 50)]
+    assert [(idm.nets, idm.factor) for idm in told] == [(50, 2), (50, 2), (100, 1)]
+    assert {(idm.arch, idm.ce, idm.fresh_every, idm.train_batch) for idm in told} == {("convnet6", 3.0, 50, 128)}
     needs = NCFM().filled("cifar10", 10).needs
     assert (needs.real_batch, needs.experts.count, needs.experts.span, needs.experts.high) == (1024, 20, 60, 1)
     assert NCFM(nets=0).filled("cifar10", 10).needs.experts is None

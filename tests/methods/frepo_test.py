@@ -48,6 +48,16 @@ def online():
     return method, distiller, state, step
 
 
+@pytest.mark.parametrize(
+    ("card", "flips"),
+    [("cifar10", (True, True)), ("imagenette", (True, True)), ("svhn", (True, True)), ("photos", (True, True)),
+     ("mnist", (False, False)), ("fashion_mnist", (False, False)), ("imagenet", (False, False)),
+     ("digits", (False, False)), ("cifar100", (True, False)), ("tiny_imagenet", (True, False))],
+)  # fmt: skip
+def test_mirrored_images_are_regressed_on_where_the_release_does(card, flips):
+    assert tuple(frepo.FRePo().filled(card, ipc).flip for ipc in (1, 10)) == flips
+
+
 def test_labels_start_centred_and_scaled_by_the_number_of_classes():
     _, distiller, state, _ = online()
     scale = math.sqrt(CLASSES / 10)

@@ -18,7 +18,7 @@ from ddjax.types import Augment, Batch, Net, Outputs
 CLASSES, SHAPE = 3, (8, 8, 1)
 SMALL = dict(
     steps=2, inner=2, lr=1.0, lr_side=8, distance="mse", ops=(), cutmix=0.0, net_images=4, net_batch=2, factor=1,
-    arch="convnet1-w4",
+    arch="convnet1-w4", real_batch=64, net_lr=0.01, net_decay=5e-4,
 )  # fmt: skip
 
 
@@ -188,7 +188,24 @@ def test_the_published_rates(card, ipc, rate, distance):
     np.testing.assert_allclose(-moves.ravel(), rate, rtol=1e-5)
     assert (method.distance, method.factor, method.inner, method.steps) == (distance, 2, 100, 2000)
     assert method.needs.also == (2048 if card == "cifar10" else 512)
+    assert (method.net_lr, method.net_decay, method.net_batch, method.real_batch) == (0.01, 5e-4, 64, 64)
     assert not method.check()
+
+
+def test_a_thousand_classes_have_the_released_training_of_networks():
+    method = IDC(ipc=10).filled("imagenet", 10)
+    assert (method.net_lr, method.net_decay, method.net_batch, method.real_batch) == (0.1, 1e-4, 128, 128)
+    assert (method.needs.real_batch, method.needs.also) == (128, 512) and not method.check()
+
+
+@pytest.mark.parametrize(
+    ("factor", "ops", "cutmix"),
+    [(None, ("color", "crop"), 0.0), (3, ("color", "crop"), 0.0), (1, ("color", "crop", "cutout"), 0.5)],
+)
+def test_digits_in_ink_lose_cutout_and_cutmix_on_canvases_alone(factor, ops, cutmix):
+    method = IDC(factor=factor).filled("mnist", 10)
+    assert (method.ops, method.cutmix) == (ops, cutmix)
+    assert (method.distance, method.lr, method.lr_side, method.net_lr) == ("l1", 1e-4, 28, 0.01)
 
 
 def test_bad_numbers_are_named():

@@ -236,7 +236,16 @@ def test_the_published_table_is_what_the_data_set_and_ipc_get():
     assert row(MTT, "cifar100", 50, "inner_steps", "span", "max_start", "batch") == (80, 2, 40, 125)
     assert row(MTT, "cifar10", 1, "inner_steps", "span", "max_start", "lr", "lr_lr") == (50, 2, 2, 100.0, 1e-7)
     assert row(TESLA, "cifar10", 1, "inner_steps", "span", "max_start", "gradient") == (50, 2, 5, "detached")
+    assert row(TESLA, "cifar10", 1, "lr", "lr_lr", "inner_lr", "batch") == (1000.0, 1e-7, 0.01, 0)
+    assert row(TESLA, "cifar100", 50, "inner_steps", "span", "max_start", "lr", "batch") == (80, 2, 40, 1000.0, 125)
+    assert row(TESLA, "cifar100", 50, "lr_lr", "inner_lr", "labels") == (1e-5, 0.01, "hard")
     assert row(TESLA, "imagenet", 1, "inner_steps", "span", "max_start", "batch", "lr") == (10, 3, 10, 100, 1e4)
+    assert row(TESLA, "imagenet", 1, "labels", "experts", "arch", "lr_lr") == ("teacher", 50, "convnet4", 1e-4)
+    assert row(TESLA, "cifar10", 1, "labels", "experts", "steps") == ("hard", 100, 10000)
+    assert row(MTT, "imagenet", 1, "labels", "experts", "steps") == ("hard", 100, 5000)
+    assert TESLA(labels="hard").filled("imagenet", 1).labels == "hard"
+    assert (TESLA().filled("imagenet", 1).learns, TESLA().learns) == (("logits", "lr"), ("lr",))
+    assert row(DATM, "imagenet", 1, "labels", "ema") == ("learned", 0.0)
     ranges = ("min_start", "first_max_start", "max_start", "grow", "label_lr", "batch")
     assert row(DATM, "cifar10", 10, *ranges) == (0, 10, 20, 1000, 2.0, 100)
     assert row(DATM, "cifar10", 1000, *ranges) == (40, 0, 60, 0, 10.0, 1000)
@@ -258,6 +267,7 @@ def test_the_published_table_is_what_the_data_set_and_ipc_get():
         ({"inner_lr": 0.0}, "method.inner_lr = 0.0 .*> 0"),
         ({"span": 0}, "method.span = 0 .*>= 1"),
         ({"gradient": "none"}, "method.gradient = 'none'.*exact, detached"),
+        ({"ema": 1.0}, "method.ema = 1.0 .*>= 0 and < 1.*Nearest valid: 0.9995"),
         ({"labels": "teachers"}, "method.labels = 'teachers'.*Did you mean 'teacher'"),
     ],
 )

@@ -147,6 +147,14 @@ def test_images_of_a_smaller_stage_keep_to_their_corner_and_end_whole():
 # ---------------------------------------------------------------------------------------------------------------- DWA
 
 
+def test_fadrm_has_the_released_numbers_of_each_data_set():
+    found = {card: FADRM().filled(card, 50) for card in ("imagenette", "imagenet", "cifar100", "tiny_imagenet")}
+    assert {card: (one.lr, one.batch, one.steps) for card, one in found.items()} == {
+        "imagenette": (0.05, 10, 2000), "imagenet": (0.25, 100, 2000), "cifar100": (0.25, 100, 2000),
+        "tiny_imagenet": (0.01, 100, 1000),
+    }  # fmt: skip
+
+
 def test_adjusted_weights_go_up_the_gradient_by_the_stated_length():
     slope = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(-4.0)}
 
