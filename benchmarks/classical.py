@@ -26,8 +26,8 @@ BUDGET = {  # flags of a method's reduced budget, by IPC; none: its published on
     "dc": {1: "--method.steps 200 --method.real_batch 64", 10: "--method.steps 3 --method.real_batch 64"},
     "dsa": {1: "--method.steps 200 --method.real_batch 64", 10: "--method.steps 3 --method.real_batch 64"},
     "frepo": {1: "--method.steps 400 --method.real_batch 256", 10: "--method.steps 400 --method.real_batch 256"},
-    "idc": {1: "--method.steps 8 --method.real_batch 64", 10: "--method.steps 3 --method.real_batch 64"},
-    "mtt": {1: f"--method.steps 60 {EXPERTS}", 10: f"--method.steps 15 {EXPERTS}"},
+    "idc": {1: "--method.steps 2 --method.inner 50", 10: "--method.steps 1 --method.inner 50"},
+    "mtt": {1: f"--method.steps 40 {EXPERTS}", 10: f"--method.steps 15 {EXPERTS}"},
 }  # fmt: skip
 PUBLISHED = {  # test accuracy, %, at IPC 1 and 10, and where it stands
     "random": (51.4, 73.8, "recalled"), "herding": (67.0, 71.1, "recalled"), "kcenter": (66.9, 54.7, "recalled"),
