@@ -20,6 +20,7 @@ from ddjax.files import read_lines
 
 SEEDS = 5
 POST = ["--teacher.pool.mode", "posterior", "--teacher.pool.prune", "0.3", "0.6", "--teacher.pool.tune_epochs", "2",
+SINGLE = ["--method", "sre2l", "--method.lr", "0.1"]  # Teddy's rate: the pool alone is to differ
         "--teacher.pool.accept", "0.8", "0.995"]  # fmt: skip
 
 
@@ -82,7 +83,7 @@ def digits(folder: Path, extra: list[str]) -> dict:
     runs = {
         "ipc1-prior": run("ipc1-prior", config, folder, extra),
         "ipc1-single": run(
-            "ipc1-single", [*config, *none, "--method", "sre2l", "--method.stat_scope", "class"], folder, extra
+            "ipc1-single", [*config, *none, *SINGLE, "--method.stat_scope", "class"], folder, extra
         ),
     }
     for scope in ("class", "global"):
@@ -93,7 +94,7 @@ def digits(folder: Path, extra: list[str]) -> dict:
             f"ipc10-post-{scope}", [*config, *stat, *none, *POST], folder, extra, hard=True
         )
         runs[f"ipc10-single-{scope}"] = run(
-            f"ipc10-single-{scope}", [*config, *none, "--method", "sre2l", *stat], folder, extra, hard=True
+            f"ipc10-single-{scope}", [*config, *none, *SINGLE, *stat], folder, extra, hard=True
         )
 
     def cell(name: str, which: str) -> dict:

@@ -86,7 +86,7 @@ class FRePo(Matching):
     DEFAULTS: ClassVar = {
         "": dict(steps=500_000, lr=3e-4, real_batch=1024, nets=10, age=100, online_lr=3e-4, flip=True),
         # ours, reduced: 8x8 images, two cores
-        "digits": dict(steps=1000, lr=3e-3, real_batch=256, nets=5, online_lr=1e-3, flip=False),
+        "digits": dict(steps=1000, lr=9e-3, real_batch=256, nets=5, online_lr=1e-3, flip=False),
         "mnist": dict(flip=False),
         "fashion_mnist": dict(flip=False),
         "cifar100": dict(flip={1: True, 10: False}),

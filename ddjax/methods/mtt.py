@@ -109,7 +109,7 @@ class MTT(Matching):
         ),
         # ours, reduced: 8x8 images, two cores
         "digits": dict(
-            steps=200, lr={1: 10.0, 10: 100.0}, inner_steps=15, inner_lr=0.05, lr_lr=1e-4, max_start=8, experts=4,
+            steps=200, lr={1: 3.33, 10: 100.0}, inner_steps=15, inner_lr=0.05, lr_lr=1e-4, max_start=8, experts=4,
             expert_epochs=12, expert_lr=0.05, expert_batch=64,
         ),
         "cifar100": dict(

@@ -69,7 +69,7 @@ class RFAD(Matching):
     }  # fmt: skip
     DEFAULTS: ClassVar = {
         "": dict(steps=100_000, lr=1e-3, nets=8, real_batch=5120),
-        "digits": dict(steps=300, lr=0.02, nets=4, real_batch=256),  # ours, reduced: 8x8 images, two cores
+        "digits": dict(steps=300, lr=0.00667, nets=4, real_batch=256),  # ours, reduced: 8x8 images, two cores
     }
 
     @property

@@ -49,7 +49,7 @@ class SRe2L(Teddy):
     REFERENCE: ClassVar[str] = PAPERS["yin2023squeeze"].bibtex
     DEFAULTS: ClassVar = {
         "": dict(steps=1000, batch=100, lr=0.25, stat_scope="global", alpha=0.01, flip=False, roll=4),
-        "digits": dict(steps=600, lr=0.1, alpha=0.1, roll=1),
+        "digits": dict(steps=600, lr=0.3, alpha=0.1, roll=1),
         "cifar10": dict(flip=True),
         "cifar100": dict(flip=True),
         "tiny_imagenet": dict(steps=4000, lr=0.1, alpha=1.0, flip=True),
