@@ -20,8 +20,8 @@ from ddjax.files import read_lines
 
 SEEDS = 5
 POST = ["--teacher.pool.mode", "posterior", "--teacher.pool.prune", "0.3", "0.6", "--teacher.pool.tune_epochs", "2",
-SINGLE = ["--method", "sre2l", "--method.lr", "0.1"]  # Teddy's rate: the pool alone is to differ
         "--teacher.pool.accept", "0.8", "0.995"]  # fmt: skip
+SINGLE = ["--method", "sre2l", "--method.lr", "0.1"]  # Teddy's rate: the pool alone is to differ
 
 
 def run(name: str, words: list[str], folder: Path, extra: list[str], *, hard: bool = False) -> dict:
@@ -82,9 +82,7 @@ def digits(folder: Path, extra: list[str]) -> dict:
     none = ["--evaluate.baselines", "none"]
     runs = {
         "ipc1-prior": run("ipc1-prior", config, folder, extra),
-        "ipc1-single": run(
-            "ipc1-single", [*config, *none, *SINGLE, "--method.stat_scope", "class"], folder, extra
-        ),
+        "ipc1-single": run("ipc1-single", [*config, *none, *SINGLE, "--method.stat_scope", "class"], folder, extra),
     }
     for scope in ("class", "global"):
         stat = ["--method.ipc", "10", "--method.stat_scope", scope]
