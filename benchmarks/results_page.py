@@ -37,7 +37,9 @@ From `python benchmarks/classical.py --data FOLDER`. Protocol `P-DC`: three Conv
 trained on one distilled set, last epoch. Made from a stratified 10,000 of the training images (papers: all 60,000),
 tested on all 10,000 test images. **The budgets are reduced to what two CPU cores do in minutes**; they stand in the
 command, and what a command does not name is as published. "Published" is the number of the method's own protocol and
-full budget, from where the last column says; "recalled" ones have not been read again in the paper.
+full budget, from where the last column says; "recalled" ones have not been read again in the paper. Distilling includes
+for `herding` the network on all data, which the other coresets take from the cache, for `mtt` its experts; `dsa` was
+halted for about eight minutes.
 """
 
 
