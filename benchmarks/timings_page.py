@@ -158,8 +158,8 @@ def digits_minutes() -> list[str]:
              f"{row['load_1min']:.1f}"] for name, row in found["rows"].items()]  # fmt: skip
     most = max(row["seconds"] for row in found["rows"].values())
     return [
-        "## Methods on digits", "", "Seconds of `python -m ddjax.launch --config configs/digits.py --method NAME` with an "
-        "empty compilation cache; teachers and the network on all data come from the shared cache after the first row. "
+        "## Methods on digits", "", "Seconds of `python -m ddjax.launch --config configs/digits.py --method NAME` with "
+        "an empty compilation cache; teachers and the network on all data are cached from the first row on. "
         "Other work ran beside it (load).", "", *where(found, "python benchmarks/digits_minutes.py"),
         markdown(["method", "in all", *STAGES, "load"], rows), "", *said("at most 300 s", most <= found["limit_s"]),
     ]  # fmt: skip
