@@ -18,7 +18,7 @@ from ddjax.config import Data
 from ddjax.errors import DataError
 from ddjax.rundir import STATE
 from ddjax.runfiles import Files, read
-from ddjax.tally import BASELINES, components, protocol_id, references, rows, summary, title
+from ddjax.tally import BASELINES, components, protocol_id, references, rows, summary, taken_views, title
 
 TOGETHER = {"random_soft": "random_hard"}  # baselines that are one line: the same images, other labels
 
@@ -237,12 +237,13 @@ def sections(runs: Sequence[Run]) -> list[Section]:
 
 
 def protocol_of(run: Run, row: Mapping[str, Any]) -> str:
-    """The id of a row's protocol; of a modified one with what was changed, else with the run that knows it."""
-    name = row["protocol"]
-    if "+modified" not in name:
-        return name
-    words = run.files.config["evaluate"].get("modify") or ()
-    return f"{name} ({' '.join(map(str, words)) or f'in {run.name}'})"
+    """The id of a row's protocol; of a modified one with what was changed, else with the run that knows it; and the
+    set's own augmentation, where the protocol takes it: rows with and without stand in tables of their own."""
+    name, views = row["protocol"], taken_views(run.files, row["protocol"])
+    if "+modified" in name:
+        words = run.files.config["evaluate"].get("modify") or ()
+        name = f"{name} ({' '.join(map(str, words)) or f'in {run.name}'})"
+    return f"{name} with {views}" if views else name
 
 
 def table(protocol: str, archs: Mapping[str, Mapping[Any, list[Number]]]) -> Table:

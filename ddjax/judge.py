@@ -4,6 +4,7 @@ Rows (the set with its own labels, then each baseline) x architectures x seeds u
 architecture share its compiled programs.
 """
 
+import json
 import os
 import platform
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from ddjax.mesh import Spread
 from ddjax.protocols import Protocol, Setting
 from ddjax.rundir import RunDir, check_writable, is_empty, stoppable
 from ddjax.setcheck import STORED
-from ddjax.synset import DistilledSet
+from ddjax.synset import MANIFEST, DistilledSet
 from ddjax.types import Net
 
 BY_CLASS = ("coverage", "continual")  # further evaluations that look at the images of each class alone
@@ -273,11 +274,17 @@ def check_place(out: RunDir, made: DistilledSet, home: Path | None) -> None:
     if out.folder == home or is_empty(out.folder, but=("given",)):
         return
     there = DistilledSet.load(out.folder) if out.config.exists() and out.synset.exists() else None
-    if there is None or not np.array_equal(there.images, made.images) or there.class_names != made.class_names:
+    if there is None or identity(there) != identity(made):
         raise ConfigError(
             f"--workdir = {str(out.folder)!r} holds {'another set' if there else 'files that are no evaluation'}; "
             "allowed: a new folder, or one where this set was judged before."
         )
+
+
+def identity(made: DistilledSet) -> dict[str, Any]:
+    """All that a set's manifest says, its files' hashes among it, but which ddjax wrote it."""
+    said = json.loads(made.packed()[MANIFEST])
+    return {name: value for name, value in said.items() if name not in ("ddjax", "hash")}
 
 
 def check_modified(out: RunDir, asked: config.Evaluate) -> None:

@@ -178,5 +178,6 @@ def near(name: str) -> str | None:
 
 
 def of_protocol(name: str) -> list[Paper]:
-    """The papers of a protocol, of a modified one or of one that looks at the test split too; [] for our own."""
-    return [PAPERS[key] for key in PROTOCOLS.get(name.partition("+")[0].removesuffix("-best-on-test"), ())]
+    """The papers of a protocol, of a modified one, one "with dsa", or one that looks at the test split; [] for ours."""
+    plain = name.partition(" ")[0].partition("+")[0].removesuffix("-best-on-test")
+    return [PAPERS[key] for key in PROTOCOLS.get(plain, ())]

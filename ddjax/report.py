@@ -41,6 +41,7 @@ from ddjax.tally import (
     rule_of,
     summary,
     table,
+    taken_views,
     title,
 )
 
@@ -312,6 +313,7 @@ def page(files: Files) -> str:
         "report.html.j2",
         facts=facts,
         modified=" ".join(map(str, files.config.get("evaluate", {}).get("modify") or ())),
+        views=taken_views(files, facts["protocol"] or ""),
         title=title(files),
         classes=len(files.made.class_names) if files.made else None,
         images=len(files.made) if files.made else None,

@@ -186,7 +186,9 @@ def manifest(path: Path, where: str) -> dict[str, Any]:
     except UnicodeEncodeError as error:
         raise DataError(f"{where}: {MANIFEST} holds text that is no Unicode: {error}.") from None
     named = about.get("schema") if isinstance(about, dict) else None
-    if named is None or not schema.is_kind("integer", named):
+    if named is not None and not schema.is_kind("integer", named):
+        raise DataError(f"{where}: {MANIFEST}: schema = {named!r}; allowed: a whole number up to {SCHEMA}.")
+    if named is None:
         raise DataError(f"{where}: {MANIFEST} names no schema, so it is no distilled set.")
     if named > SCHEMA:
         raise DataError(f"{where} has schema {named}; this ddjax reads up to schema {SCHEMA}. Upgrade ddjax.")

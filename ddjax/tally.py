@@ -92,6 +92,16 @@ def protocol_id(config: Mapping[str, Any]) -> str | None:
     return f"{asked.get('protocol')}+modified" if rule is None else rule.id
 
 
+def taken_views(files: Files, protocol: str) -> str:
+    """The augmentation that rows of a protocol have because the set's manifest names it (P-DC: dsa); "" for none."""
+    from ddjax.protocols import PROTOCOLS
+    from ddjax.viewing import TAKES
+
+    rule = rule_of(files.config) if "+modified" in protocol else PROTOCOLS.get(protocol)
+    named = files.made.meta.get("augment") if files.made else None
+    return str(named) if rule and named in TAKES.get(rule.augment, ()) else ""
+
+
 def rule_of(config: Mapping[str, Any]) -> "Protocol | None":
     """The protocol that a configuration asks for, modified as it says; None where this ddjax knows no such thing."""
     from ddjax.modify import read

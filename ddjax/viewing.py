@@ -113,3 +113,4 @@ AUGMENTS: dict[str, Callable[[Setting], Augment]] = {
     "card": card, "none": none, "dsa": dsa, "dc": dc, "idc": idc, "frepo": frepo, "fkd": fkd, "rded": rded, "edc": edc,
     "made": made,
 }  # fmt: skip
+TAKES = {"dc": ("dsa",), "made": ("dsa", "cutmix", "none")}  # what these take of a set's manifest

@@ -1,5 +1,6 @@
 """``ddjax evaluate SET``: a run judged again, a set from elsewhere, and what does not fit together."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -149,10 +150,15 @@ def test_the_folder_of_an_evaluation_stands_for_its_set(alone, monkeypatch):
     assert read_json(alone.parent / "set-evaluated" / "report.json")["method"] == "set"
 
 
-def test_a_folder_that_holds_another_set_is_refused(run, alone, tmp_path, capsys):
+@pytest.mark.parametrize("part", ["images", "labels", "augment", "logits"])
+def test_a_folder_that_holds_another_set_is_refused(part, run, alone, tmp_path, capsys):
     made = DistilledSet.load(alone)
-    other = DistilledSet(255 - made.images, made.labels, made.class_names, made.mean, made.std, made.meta)
-    other.save(tmp_path / "other")
+    changed = {
+        "images": dict(images=255 - made.images), "labels": dict(labels=made.labels[::-1].copy()),
+        "augment": dict(meta={**made.meta, "augment": "dsa"}),
+        "logits": dict(label_logits=np.zeros((len(made.labels), len(made.class_names)), np.float32)),
+    }[part]  # fmt: skip
+    dataclasses.replace(made, **changed).save(tmp_path / "other")
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
     assert lone(tmp_path / "other", "--workdir", str(run)) == 2
     assert "holds another set" in capsys.readouterr().err

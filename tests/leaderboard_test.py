@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ddjax import __main__ as cli
-from ddjax import baselines, board, evaluate, leaderboard, literature, storage, zca
+from ddjax import baselines, board, evaluate, leaderboard, literature, report, runfiles, storage, zca
 from ddjax.exchange import softlabels
 from ddjax.files import append_line
 from ddjax.synset import DistilledSet
@@ -199,6 +199,17 @@ def test_two_modified_protocols_never_share_a_table_and_looks_at_the_test_split_
     assert cli.main(["report", str(home / "m" / "m3")]) == 0
     page = (home / "m" / "m3" / "report.html").read_text()
     assert "looks at the test split: optimistic" in page and "the test split chose nothing" not in page
+
+
+def test_students_with_and_without_the_sets_own_augmentation_never_share_a_table(tmp_path):
+    rows = {("dc", ARCH, "hard", None): [0.5, 0.6], ("random_hard", ARCH, "hard", None): [0.4, 0.4]}
+    for name, augment in (("plain", None), ("siamese", "dsa")):
+        make_run(tmp_path / name, "dc", rows=rows, protocol="P-DC", meta={"augment": augment})
+    found = board.sections(board.collect([tmp_path])[0])
+    assert sorted(table.protocol for section in found for table in section.tables) == ["P-DC", "P-DC with dsa"]
+    assert literature.of_protocol("P-DC with dsa") == literature.of_protocol("P-DC") != []
+    page = report.page(runfiles.read(tmp_path / "siamese"))
+    assert "evaluated under protocol P-DC with dsa." in page
 
 
 def test_privacy_is_a_column_where_it_was_asked(home):

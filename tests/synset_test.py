@@ -124,6 +124,7 @@ def _rewrite(folder, tensors=None, **changes):
     [
         ({"schema": 2}, "has schema 2; this ddjax reads up to schema 1. Upgrade"),
         ({"schema": "absent"}, "names no schema"),
+        ({"schema": "1"}, "schema = '1'; allowed: a whole number up to 1"),
         ({"mean": "absent"}, "lacks mean"),
         ({"teacher": "absent"}, "lacks teacher"),
         ({"std": 1.0}, "std = 1.0 is of the wrong kind; allowed: array"),
