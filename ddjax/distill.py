@@ -115,7 +115,7 @@ def check_images(images: np.ndarray, saved: int) -> None:
     most = float(np.abs(images).max(initial=0.0))
     if not most <= FARTHEST:
         raise DivergenceError(
-            f"distill: the images reach {most:.2g}, where legal ones end within 5 of 0; last good checkpoint: step "
+            f"distill: the images reach {most:.2g} (normalised; legal ones stay near 0); last good checkpoint: step "
             f"{saved}. Lower the method's learning rate, --method.lr."
         )
 
