@@ -11,9 +11,9 @@ ORDER = ("digits", "fashion_mnist", "cifar10")
 NOTES = {
     "digits": "scikit-learn's 8x8 digits: 1,167 training, 130 validation and 500 test images; teacher and students are "
     "a three-layer batch-norm ConvNet of width 32. Run before the normalisation's derivative was rewritten (same "
-    "mathematics, other rounding). `--method.lr 0.1`, Teddy's rate, was sre2l's default then and stands in its commands "
-    "since. Of held-out training images sre2l's own best rate is 0.3 (`docs/log.md`); the gates below were not run at it, "
-    "nor was Teddy's rate chosen in that way.",
+    "mathematics, other rounding). `--method.lr 0.1`, Teddy's rate, was sre2l's default then and stands in its "
+    "commands since. Of held-out training images sre2l's own best rate is 0.3 (`docs/log.md`); the gates below were "
+    "not run at it, nor was Teddy's rate chosen in that way.",
     "fashion_mnist": "Fashion-MNIST, the original files: a stratified 10,000 training images (9,000 train, 1,000 "
     "validation), all 10,000 test images; three-layer batch-norm ConvNet of width 32, teachers of 10 epochs. IPC 1 was "
     "run before the normalisation's derivative was rewritten (same mathematics, other rounding), IPC 10 after.",
