@@ -30,6 +30,8 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from ddjax.kernels import winograd
+
 Padding = str | Sequence[tuple[int, int]]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 HOW = ("auto", "fast", "library")
@@ -160,6 +162,8 @@ def _window(lhs: jax.Array, rhs: jax.Array, strides: tuple, padding: Padding) ->
 def _forward(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     """C: [B, H, W, I], [kh, kw, I, O] -> [B, H', W', O]."""
     (height, width), channels = window.out, w.shape[2]
+    if winograd.faster(x, w, window.strides, window.out):
+        return _tiled(x, w, window)
     if window.kernel == (1, 1) or (height * width <= 16 and channels >= 256):
         padded = jnp.pad(x, [(0, 0), *window.padding, (0, 0)])
         taken = _shifted(padded, window, window.out, axis=1)
@@ -167,6 +171,19 @@ def _forward(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
         parts = [_dot(part, tap, (3,), (0,)) for part, tap in zip(taken, taps, strict=True)]
         return sum(parts[1:], parts[0]).astype(x.dtype)
     return lax.conv_general_dilated(x, w, window.strides, window.padding, dimension_numbers=LAYOUT)
+
+
+def _tiled(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
+    """C over chunks of images, each by tiles of 2x2 pixels."""
+    kernel = winograd.taps(w)
+
+    def some(images: jax.Array) -> jax.Array:
+        images = images.reshape(-1, *x.shape[1:])
+        return winograd.filtered(jnp.pad(images, [(0, 0), *window.padding, (0, 0)]), kernel)
+
+    chunks, *rest = _chunks(x, window, 4 * _ROWS)
+    first = some(chunks[0]) if len(chunks) == 1 else lax.map(some, chunks).reshape(-1, *window.out, w.shape[3])
+    return jnp.concatenate([first, *map(some, rest)]) if rest else first
 
 
 def _input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
@@ -278,12 +295,12 @@ def _few_patches(x: jax.Array, dy: jax.Array, window: Window) -> jax.Array:
     return _dot(patches.reshape(-1, len(dy)), dy, (1,), (0,))
 
 
-def _chunks(images: jax.Array, window: Window) -> list[jax.Array]:
-    """Chunks of whole images, near `_ROWS` output pixels each, ``[chunks, all else]``; then the rest.
+def _chunks(images: jax.Array, window: Window, rows: int = _ROWS) -> list[jax.Array]:
+    """Chunks of whole images, near ``rows`` output pixels each, ``[chunks, all else]``; then the rest.
 
     All else is flat: an image axis of one beside the chunks makes XLA copy it all before a loop.
     """
-    count, want = len(images), max(1, _ROWS // (window.out[0] * window.out[1]))
+    count, want = len(images), max(1, rows // (window.out[0] * window.out[1]))
     near = [n for n in range(max(1, want // 2), min(count, 2 * want) + 1) if count % n == 0]
     n = min(near, key=lambda n: (abs(n - want), n), default=min(want, count))
     whole = count // n * n

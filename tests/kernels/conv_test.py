@@ -33,6 +33,9 @@ CHOICES = [  # that select another way to compute: first order suffices
     (11, 40, 16, 2, 4, 3, 1, "SAME"),  # few channels
     (2, 5, 5, 3, 4, 3, 2, ((3, 4), (0, 3))),  # padded past the kernel
     (67, 4, 4, 17, 4, 3, 1, "SAME"),  # a batch with no divisor near the chunk
+    (2, 16, 16, 128, 128, 3, 1, "SAME"),  # tiles of 2x2 pixels, one chunk
+    (8, 18, 20, 128, 130, 3, 1, ((0, 2), (2, 0))),  # two chunks, lopsided
+    (17, 16, 12, 128, 128, 3, 1, "SAME"),  # a chunk and a rest
 ]
 
 
@@ -86,6 +89,10 @@ def compare(geometry, *orders):
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
 def test_equals_library_to_second_order(geometry):
     compare(geometry, first_order, second_order)
+
+
+def test_tiles_equal_the_library_to_second_order():
+    compare((2, 16, 16, 128, 128, 3, 1, "SAME"), first_order, second_order)
 
 
 @pytest.mark.parametrize("geometry", CHOICES, ids=str)
