@@ -57,6 +57,8 @@ def build(name):
     """A case `FORM-N`: compiles the update and notes its memory; once run, nothing is left to be timed."""
     import jax
 
+    import ddjax.cost  # noqa: F401  as in every run: the allocator returns what compiling leaves behind
+
     form, steps = name.split("-")
     step, arguments = update(form, int(steps))
     compiled = jax.jit(step).lower(*arguments).compile()

@@ -1,5 +1,9 @@
 """Wall time, peak memory and compile time add up, also across resumed runs."""
 
+import ctypes
+import platform
+import resource
+import sys
 import time
 
 import jax
@@ -44,3 +48,33 @@ def test_compilation_is_heard_once_per_program():
 
 def test_peak_memory_is_that_of_the_process_on_a_cpu():
     assert 50e6 < cost.peak_memory_bytes() < 500e9
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="glibc's allocator only")
+def test_what_was_freed_goes_back_to_the_system():
+    libc = ctypes.CDLL(None)
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    blocks = [libc.malloc(64_000) for _ in range(2000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 64_000)
+    for block in blocks[:-1]:  # the last one keeps the heap from shrinking by itself
+        libc.free(block)
+    before = resident()
+    cost.give_back()
+    assert resident() < before - 60_000_000
+    libc.free(blocks[-1])
+
+
+def test_it_goes_back_after_a_long_compilation_only(monkeypatch):
+    calls = []
+    monkeypatch.setattr(cost, "give_back", lambda: calls.append(1))
+    jax.jit(lambda x: jnp.sin(x) * 3 + 2)(jnp.ones(19))
+    assert not calls
+    monkeypatch.setattr(cost, "_LONG", 0.0)
+    jax.jit(lambda x: jnp.sin(x) * 3 + 4)(jnp.ones(19))
+    assert calls

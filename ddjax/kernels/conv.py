@@ -181,7 +181,7 @@ def _tiled(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
         images = images.reshape(-1, *x.shape[1:])
         return winograd.filtered(jnp.pad(images, [(0, 0), *window.padding, (0, 0)]), kernel)
 
-    chunks, *rest = _chunks(x, window, 4 * _ROWS)
+    chunks, *rest = _chunks(x, window, 16 * _ROWS)
     first = some(chunks[0]) if len(chunks) == 1 else lax.map(some, chunks).reshape(-1, *window.out, w.shape[3])
     return jnp.concatenate([first, *map(some, rest)]) if rest else first
 
