@@ -47,7 +47,7 @@ SMALL: dict[str, dict[str, Any]] = {  # hyper-parameters that make a method tiny
     "dsa": dict(steps=6, outer=2, inner=2, real_batch=4, net_batch=8),
     "idc": dict(steps=2, inner=12, lr=0.05, real_batch=4, most=8, net_images=16, net_batch=8),
     "dm": dict(steps=24, real_batch=4, lr=1.0),
-    "idm": dict(steps=24, real_batch=4, ce=0.01, nets=3, fresh_every=3, train_nets=2, train_steps=1, train_batch=8),
+    "idm": dict(steps=24, real_batch=4, nets=3, fresh_every=3, train_nets=2, train_steps=1, train_batch=8),
     "ncfm": dict(steps=24, real_batch=4, frequencies=16, nets=2, epochs=2),
     "bptt": dict(steps=24, real_batch=16, lr=0.05),
     "rat_bptt": dict(steps=24, window=2, total=4, real_batch=16, lr=0.05),
@@ -61,10 +61,13 @@ SMALL: dict[str, dict[str, Any]] = {  # hyper-parameters that make a method tiny
     "sre2l": dict(steps=24, batch=8, lr=0.1),
     "cda": dict(steps=24, batch=8, lr=0.1),
     "fadrm": dict(steps=24, batch=8, lr=0.1),
-    "gvbsm": dict(steps=24, batch=8, lr=0.1, momentum=0.0),  # a loss of a moving average would not be of the images
+    "gvbsm": dict(steps=24, batch=8, lr=0.01),
     "edc": dict(steps=24, batch=8, lr=0.1),
     "rded": {},
     "teddy": dict(steps=24, batch=8, lr=0.1, pool_draw="all"),
+}
+JUDGED: dict[str, dict[str, Any]] = {  # what a method's loss is measured with, where it is not of the images alone
+    "gvbsm": dict(momentum=0.0),  # its loss has the value of a moving average that starts at zero
 }
 HALVES = (tuple(METHODS)[::2], tuple(METHODS)[1::2])
 
@@ -287,7 +290,9 @@ def test_the_loss_falls(trial):
         assert np.array_equal(pixels, trial.start.images)
         return
     state, _ = trial.go(trial.first, 0, min(FALL, trial.built.steps))
-    assert trial.loss(state) < trial.loss(trial.first)
+    name = methods.name_of(trial.method)
+    judge = Trial(name, **JUDGED[name]) if name in JUDGED else trial
+    assert judge.loss(state) < judge.loss(trial.first)
 
 
 def test_two_steps_agree_on_one_and_on_four_devices(trial):
