@@ -39,7 +39,7 @@ def summary(name: str) -> str:
 
 def entry(reference: str, field: str) -> str:
     """One field of a BibTeX entry, its braces off; "" where there is none."""
-    found = re.search(rf"\b{field}\s*=\s*\{{(.*)\}},?\s*$", reference, re.M)
+    found = re.search(rf"\b{field}\s*=\s*\{{((?:[^{{}}]|\{{[^{{}}]*\}})*)\}}", reference)
     return re.sub(r"[{}]", "", found[1]) if found else ""
 
 
@@ -79,9 +79,21 @@ def networks(cls: Any) -> str:
         words.append(f"its own, `{method.arch}` (`--method.arch`)")
     if needs.start == "patches":
         words.append("the converged base model, which scores crops")
-    elif needs.start in ("kmeans", "herding", "kcenter", "forgetting"):
+    elif needs.start == "forgetting":
+        words.append("the network on all data, whose training is counted")
+    elif needs.start in ("kmeans", "herding", "kcenter"):
         words.append("the network on all data, which gives features")
     return "; ".join(words) or "none"
+
+
+def beginning(shown: Any) -> str:
+    """What the images are before the first step."""
+    chosen = next((getattr(shown, name) for name in ("init", "start") if name in fields(type(shown))), None)
+    if chosen == "noise":
+        return "noise"
+    return {"patches": "mosaics of real images", "experts": "real images that an expert gets right"}.get(
+        shown.needs.start, f"real images: `{shown.needs.start}`"
+    )
 
 
 def batch_norm(cls: Any) -> str:
@@ -139,7 +151,7 @@ def results(name: str) -> list[str]:
         else:
             head = ""
     if not found:
-        return ["None stored yet; `docs/results.md` has what was measured.", ""]
+        return ["No accuracy is stored; its minutes on digits stand in `docs/benchmarks.md`.", ""]
     out = []
     for (where, top), lines in found.items():
         rule = "|" + " --- |" * (top.count("|") - 1)
@@ -156,16 +168,18 @@ def page(name: str) -> str:
     )
     made = "8 bits a channel" if shown.STORE == "pixels" else "float32, not clipped"
     labels = f"`{shown.label_source}`" + (f"; it learns {' and '.join(shown.learns)} too" if shown.learns else "")
+    about = [own, ""] if own else []
+    about += [f"From `{Path(inspect.getfile(cls)).relative_to(ROOT).as_posix()}`:", "", module, ""] if module else []
     return "\n".join([
         f"# {name}", "", MADE, "",
         f"*{entry(cls.REFERENCE, 'title')}*. {entry(cls.REFERENCE, 'author').rstrip('.')}. {source(cls)}.", "",
-        own, "", f"From `{Path(inspect.getfile(cls)).relative_to(ROOT).as_posix()}`:", "", module, "",
+        *about,
         f"    python -m ddjax.launch --config configs/digits.py --method {name}    # digits: minutes on two cores",
         f"    python -m ddjax.launch --config configs/{name}.py", "",
         "## The published setting", "", "```", config_note(name), "```", "",
         "## What it is fed", "", markdown(["", ""], [
             ["real images of a step", real_images(needs)], ["networks", networks(cls)],
-            ["batch norm", batch_norm(cls)], ["begins with", f"`{needs.start}` real images, or its own noise"],
+            ["batch norm", batch_norm(cls)], ["begins with", beginning(shown)],
             ["labels (`label.source=auto`)", labels], ["stored as", made],
             ["augmentation that P-DC applies", f"`{shown.augment or 'none'}`"],
         ]), "",

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ddjax import cite, storage
 from ddjax.config import Data
+from ddjax.data.sources import beside
 from ddjax.errors import DataError
 from ddjax.rundir import STATE
 from ddjax.runfiles import Files, read
@@ -110,7 +111,8 @@ def is_run(folder: Path) -> bool:
 def find(path: Path) -> list[Path]:
     """The run that ``path`` is, else all runs below it, in order; DataError where there is none."""
     if not path.exists():
-        raise DataError(f"RUN = {str(path)!r} does not exist; allowed: folders of runs, or folders that hold some.")
+        allowed = "allowed: folders of runs, or folders that hold some"
+        raise DataError(f"RUN = {str(path)!r} does not exist; {allowed}.{beside(path)}")
     if (path / "config.json").is_file():
         return [path]
     found = []

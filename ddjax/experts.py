@@ -30,6 +30,7 @@ from ddjax.train import Fold, Recipe
 from ddjax.types import Augment, Experts, Net, Tree
 
 SCHEMA = 1
+RECORDED = ("arch", "shape", "classes", "data", "epochs", "rate", "batch", "ops", "accuracy")  # what is read again
 RECIPE = Recipe(momentum=0.0, weight_decay=0.0, shape="steps")  # without drops: a constant rate
 
 
@@ -260,6 +261,11 @@ def fitting(folder: Path, experts: Experts, net: Net, data: Any) -> dict[str, An
             f"method.store = {str(folder)!r} holds no experts; allowed: a folder such as $DDJAX_CACHE/experts/<hash>."
         )
     said = read_json(folder / "manifest.json")
+    lacks = [name for name in ("schema", *RECORDED) if name not in said]
+    if lacks:
+        raise DataError(
+            f"experts = {str(folder)!r}: its manifest.json lacks {', '.join(lacks)}; allowed: the folder whole."
+        )
     if said["schema"] != SCHEMA:
         raise CheckpointError(f"experts = {str(folder)!r} has schema {said['schema']}; this ddjax reads {SCHEMA}.")
     wanted = {"arch": net.name, "shape": list(net.image_shape), "classes": net.classes, "data": data.hash}
@@ -270,6 +276,7 @@ def fitting(folder: Path, experts: Experts, net: Net, data: Any) -> dict[str, An
             f"method.store = {str(folder)!r} is an expert store of another {others[0].split()[0]}: it has "
             f"{'; '.join(others)}. Allowed: the same. Nearest: {remedy}, or no --method.store (they are trained then)."
         )
+    check_recipe(folder, experts, said, data)
     last, epochs = experts.high - 1 + experts.span, said["epochs"]
     if epochs < last:
         allowed = f"<= {epochs}, the epochs of the experts in {str(folder)!r}"
@@ -277,11 +284,34 @@ def fitting(folder: Path, experts: Experts, net: Net, data: Any) -> dict[str, An
     return said
 
 
+def check_recipe(folder: Path, experts: Experts, said: dict[str, Any], data: Any) -> None:
+    """ConfigError where the flags say other experts than a store has: a manifest would tell what is not so."""
+    flags = {
+        "--method.expert_lr": (said["rate"], experts.rate), "--method.dsa": (bool(said["ops"]), bool(experts.ops)),
+        "--method.expert_batch": (said["batch"], min(experts.batch, len(data.train))),
+    }  # fmt: skip
+    there = len(said["accuracy"])
+    others = [f"{flag} {has}" for flag, (has, asked) in flags.items() if has != asked]
+    others += [f"--method.experts {there}"] if there < experts.count else []
+    if others:
+        raise ConfigError(
+            f"method.store = {str(folder)!r}: its {there} experts were trained otherwise than the flags say; "
+            f"allowed: {' '.join(others)}, or no --method.store (they are trained then)."
+        )
+
+
 def opened(folder: Path, experts: Experts, net: Net, data: Any) -> Store:
     """The experts of a folder, which must fit."""
     said = fitting(folder, experts, net, data)
     epochs = said["epochs"]
-    weights = np.load(folder / "weights.npy", mmap_mode="r")
-    if weights.shape[1:] != (epochs + 1, numbers(net)):
-        raise DataError(f"experts = {str(folder)!r}: weights.npy is {weights.shape}, not what its manifest says.")
-    return Store(net, data.card, weights[: len(said["accuracy"])], said["accuracy"], folder)
+    remedy = "Allowed: the folder whole; copy it again, or remove it and the experts are trained anew."
+    try:
+        weights = np.load(folder / "weights.npy", mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"experts = {str(folder)!r}: weights.npy cannot be read: {error}. {remedy}") from error
+    if weights.shape[1:] != (epochs + 1, numbers(net)) or len(weights) < len(said["accuracy"]):
+        raise DataError(
+            f"experts = {str(folder)!r}: weights.npy is {weights.shape}, not as its manifest says. {remedy}"
+        )
+    count = min(experts.count, len(said["accuracy"]))
+    return Store(net, data.card, weights[:count], said["accuracy"][:count], folder)

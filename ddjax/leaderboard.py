@@ -24,7 +24,7 @@ from ddjax.files import atomic_write, is_temporary
 from ddjax.log import duration
 from ddjax.rundir import check_writable
 from ddjax.storage import size, told
-from ddjax.tally import BASELINES, budget_note, components, made_by, percent, references, rows, title
+from ddjax.tally import BASELINES, budget_note, components, made_by, own_cell, percent, references, rows, title
 
 PAGE, TEXT = "leaderboard.html", "leaderboard.md"
 SHOWN = 10  # most classes of which an image is shown
@@ -116,7 +116,8 @@ def line(found: Line, where: Sequence[str], several: bool, out: Path) -> dict[st
         peak = size(run.files.cost["peak_memory_bytes"]) if run.files.cost else None
         notes += [f"seed {run.files.config['seed']}"] if several and "seed" in run.files.config else []
         notes += [origin] if origin else []
-        same = found.numbers[0].row["protocol"] == run.report["protocol"]
+        of = own_cell(run.files)  # the row that the scores are of
+        same = of and any((one.row["arch"], one.row["protocol"]) == (of[1], of[3]) for one in found.numbers)
         shown = [k for k in ("lrs", "ars") if same and scores.get(k) is not None]
         notes += [f"{k.upper()} {report.score_text(scores, k)}" for k in shown]
     sources = [one.row["label_source"] for one in found.numbers]

@@ -151,21 +151,24 @@ def of(lines: Iterable[Mapping[str, Any]], own: Cell) -> dict[str, Any] | None:
 
     LRS needs the set with hard labels, its random counterpart and ``full_data``; ARS needs the set and random images
     with labels of one source, the set's or else hard ones, also under the protocol without augmentation (``PLAIN``).
+    Rows are compared over the seeds that all of them have (but ``full_data``, which may have fewer).
     """
     found = cells(lines)
     name, arch, _, protocol = own
     other, hard = counterpart(found, own), (name, arch, "hard", protocol)
     four = [("full_data", arch, "hard", protocol), hard, own, *([other] if other else [])]
     scores: dict[str, Any] = {"level": LEVEL, "weight": 0.5}
-    scores |= _score("lrs", lrs, [found.get(cell) for cell in four] if other else [None])
+    full, *rest = [found.get(cell) for cell in four]
+    rows = [full, *_common(rest)] if other else [None]  # the full data may have fewer seeds: it costs the most
+    scores |= _score("lrs", lrs, rows)
     if other and scores["lrs"] is not None:
         scores["random"] = {"name": other[0], "label_source": other[2]}
-        means = [_mean(found[cell]) for cell in four]
+        means = [_mean(row) for row in rows if row]
         scores |= {"hlr": means[0] - means[1], "ior": means[2] - means[3], "full_data_seeds": len(found[four[0]])}
     for cell in dict.fromkeys((own, hard)):
         pair = [cell, matched(found, cell)]
         rows = [found.get(c and (*c[:3], c[3] + end)) for end in ("", PLAIN) for c in pair]
-        scores |= _score("ars", ars, rows)
+        scores |= _score("ars", ars, _common(rows))
         if scores["ars"] is not None:
             scores["ars_labels"] = cell[2]
             break
@@ -178,6 +181,12 @@ def _score(name: str, formula: Callable[..., Any], rows: Sequence[Seeds | None])
     if len(there) < len(rows):
         return {name: None, f"{name}_interval": None}
     return {name: float(formula(*map(_mean, there))), f"{name}_interval": bootstrap(formula, there)}
+
+
+def _common(rows: Sequence[Seeds | None]) -> list[Seeds | None]:
+    """Rows cut down to the seeds that all have, where there are such."""
+    shared = set.intersection(*(set(row or ()) for row in rows))
+    return [{seed: row[seed] for seed in row if seed in shared} if row and shared else row for row in rows]
 
 
 def _mean(row: Seeds) -> float:

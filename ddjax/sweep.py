@@ -308,6 +308,10 @@ def main(argv: Sequence[str]) -> int:
     table = cells([flag for flag in flags if flag.name not in ("workdir", "resume", "check")], folder)
     if "check" in given:
         return check(table)
+    if any((folder / name).is_file() for name in ("manifest.json", "config.json")):
+        raise ConfigError(
+            f"--workdir = {str(folder)!r} is the folder of a set or of a run; allowed: one for the table."
+        )
     rundir.check_writable(folder, "--workdir")
     table = admitted(table)
     with rundir.stoppable(), locked(folder, wait=False):

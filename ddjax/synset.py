@@ -209,4 +209,12 @@ def find(path: Path | str) -> Path:
     for folder in (Path(path), Path(path) / "synset"):
         if (folder / MANIFEST).is_file():
             return folder
+    from ddjax.data.sources import beside
+
+    place = Path(path)
+    if not place.exists():
+        raise DataError(f"set = {str(path)!r} does not exist.{beside(place)}")
+    if place.is_file():
+        told = f"set = {str(path)!r} is a file; allowed: a set's folder or a run's."
+        raise DataError(f"{told} Sets of others: ddjax set import {place.name} OUT --preset NAME, then OUT.")
     raise DataError(f"set = {str(path)!r} holds no {MANIFEST}: allowed are a set's folder or a run's.")

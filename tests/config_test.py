@@ -483,6 +483,14 @@ def test_evaluate_takes_the_settings_of_the_run_that_the_set_lies_in(tmp_path):
     assert judge.evaluate == dataclasses.replace(run.evaluate, archs=("mlp",), baselines="cheap")
     alone, _ = config.load_judge([str(tmp_path / "a" / "b")])
     assert alone.evaluate == Evaluate(baselines="cheap")
+    stored = {"schema": 1, "set": "vico", "seed": 2, "data": {"train": "npz:a.npz"}, "method": {"class": "imported"},
+              "evaluate": {"protocol": "P-DC", "modify": ["epochs=9"]}}  # fmt: skip
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged" / "config.json").write_text(json.dumps(stored))
+    again, _ = config.load_judge([str(tmp_path / "judged"), "--seeds", "3"])
+    assert (again.seed, again.data.train, again.evaluate.protocol) == (2, "npz:a.npz", "P-DC")
+    assert (again.evaluate.modify, again.evaluate.seeds, again.evaluate.baselines) == (("epochs=9",), 3, "cheap")
+    assert config.home_of(tmp_path / "judged") is None
     with pytest.raises(ConfigError, match=r"SET is missing(.|\n)*--evaluate.sed is not known"):
         config.load_judge(["--evaluate.sed", "1"])
 

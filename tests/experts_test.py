@@ -185,9 +185,24 @@ def test_classified_images_are_ones_that_the_first_expert_gets_right_as_far_as_t
         assert right[taken[2 * c : 2 * c + 2]].sum() == min(2, there)
 
 
-def test_a_given_store_is_taken_as_it_is(store, tmp_path):
-    found = experts.build(WANTED._replace(store=str(store.folder), rate=9.0), job(tmp_path, last=1))
+def test_a_given_store_is_taken_and_nothing_trained(store, tmp_path):
+    found = experts.build(WANTED._replace(store=str(store.folder), epochs=9), job(tmp_path, last=1))
     np.testing.assert_array_equal(found.weights, store.weights)
+    fewer = experts.build(WANTED._replace(store=str(store.folder), count=2), job(tmp_path, last=1))
+    np.testing.assert_array_equal(fewer.weights, store.weights[:2])
+    assert fewer.accuracy == store.accuracy[:2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "flag"),
+    [
+        (dict(rate=9.0), "--method.expert_lr 0.1"), (dict(ops=()), "--method.dsa True"),
+        (dict(batch=8), "--method.expert_batch 16"), (dict(count=4), "--method.experts 3"),
+    ],
+)  # fmt: skip
+def test_a_store_of_other_experts_than_the_flags_say_is_refused(asked, flag, store, tmp_path):
+    with pytest.raises(ConfigError, match=rf"trained otherwise than the flags say; allowed: {flag}, or no"):
+        experts.build(WANTED._replace(store=str(store.folder), **asked), job(tmp_path))
 
 
 def test_what_does_not_fit_is_refused_by_name(store, tmp_path, monkeypatch):
@@ -211,4 +226,12 @@ def test_a_torn_store_is_named(store, tmp_path):
     (tmp_path / "manifest.json").write_bytes((store.folder / "manifest.json").read_bytes())
     np.save(tmp_path / "weights.npy", np.zeros((3, 4, 7), np.float32))
     with pytest.raises(DataError, match=r"weights.npy is \(3, 4, 7\)"):
+        experts.build(WANTED._replace(store=str(tmp_path)), job(tmp_path))
+    whole = (store.folder / "weights.npy").read_bytes()
+    for cut in (whole[:1000], whole[:20], b""):
+        (tmp_path / "weights.npy").write_bytes(cut)
+        with pytest.raises(DataError, match=r"weights.npy cannot be read: .* copy it again"):
+            experts.build(WANTED._replace(store=str(tmp_path)), job(tmp_path))
+    (tmp_path / "manifest.json").write_text('{"schema": 1, "arch": "convnet1-w4"}')
+    with pytest.raises(DataError, match=r"its manifest.json lacks shape, classes, data"):
         experts.build(WANTED._replace(store=str(tmp_path)), job(tmp_path))

@@ -323,7 +323,7 @@ def test_check_refuses_what_the_evaluation_would_refuse(copy, alone, capsys):
 
 def test_a_set_that_is_not_there_is_named(tmp_path, capsys):
     assert lone(tmp_path / "nothing") == 2
-    assert "holds no manifest.json" in capsys.readouterr().err
+    assert "does not exist." in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -107,6 +107,17 @@ def test_baselines_are_one_number_only_where_every_seed_agrees(home):
     assert [[run.name for run in line.runs] for line in lines] == [["teddy-1", "teddy-2"], ["sre2l"]]
 
 
+def test_scores_stand_on_the_line_of_the_network_that_they_are_of(tmp_path):
+    rows = {("teddy", ARCH, "hard", None): [0.5, 0.5], ("full_data", ARCH, "hard", None): [0.9]}
+    rows |= {("random_hard", ARCH, "hard", None): [0.4, 0.4], ("teddy", "mlp", "hard", None): [0.3, 0.3]}
+    make_run(tmp_path / "run", rows=rows, meta={"label_source": "hard"})
+    runs, _, _ = board.collect([tmp_path])
+    assert runs[0].report["scores"]["lrs"] is not None
+    (section,) = leaderboard.tables(runs, tmp_path)
+    notes = {arch: [one["note"] for one in lines if one["own"]] for arch, lines in section["tables"][0]["groups"]}
+    assert "LRS" in notes[ARCH][0] and "LRS" not in notes["mlp"][0]
+
+
 def test_bytes_are_those_of_images_and_labels(home):
     runs, _, _ = board.collect([home / "runs" / "teddy-1"])
     lines = board.sections(runs)[0].tables[1].groups[0][1]

@@ -136,6 +136,20 @@ def test_the_augmentation_score_falls_back_on_hard_labels():
     assert only["lrs"] is None and only["ars"] == found["ars"]
 
 
+def test_seeds_that_were_added_to_some_rows_do_not_count():
+    """Three seeds with augmentation and two without: the score of the two that every row has."""
+    plain = "ddjax-1" + scores.PLAIN
+    two = run() + lines("dm", "pool", 0.4, 0.4, protocol=plain) + lines("random_soft", "pool", 0.3, 0.3, protocol=plain)
+    more = [*two, line("dm", "pool", 0.99, seed=2), line("random_soft", "pool", 0.01, seed=2)]
+    assert scores.of(more, OWN)["ars"] == scores.of(two, OWN)["ars"]
+    assert scores.of(more, OWN)["ars_interval"] == scores.of(two, OWN)["ars_interval"]
+    assert scores.of(more, OWN)["lrs"] == scores.of(two, OWN)["lrs"]  # the hard rows have two seeds
+    other = lines("dm", "pool", 0.4, 0.4, protocol=plain), lines("random_soft", "pool", 0.3, protocol=plain)
+    assert scores.of(run() + other[0] + other[1], OWN)["ars"] == pytest.approx(  # of seed 0 alone
+        scores.scale(0.5 * (0.54 - 0.49) + 0.5 * 0.1)
+    )
+
+
 def test_a_set_with_hard_labels_stands_against_random_hard():
     found = scores.of(run(), ("dm", "convnet3", "hard", "ddjax-1"))
     assert (found["ior"], found["hlr"]) == (pytest.approx(0.2), pytest.approx(0.3))

@@ -151,11 +151,14 @@ def test_what_is_bad_in_any_cell_is_refused_before_the_first(words, said, config
     assert not (tmp_path / "T").exists()
 
 
-def test_a_folder_is_needed_and_help_teaches(config, nothing_starts, capsys):
+def test_a_folder_is_needed_and_help_teaches(config, tmp_path, nothing_starts, capsys):
     assert cli.main(["sweep", "--config", config]) == 2
     assert "--workdir DIR is missing" in capsys.readouterr().err
     assert cli.main(["sweep", "--config", config, "--workdir", ""]) == 2  # not the current folder
     assert "--workdir DIR is missing" in capsys.readouterr().err
+    (tmp_path / "manifest.json").write_text("{}")
+    assert cli.main(["sweep", "--config", config, "--workdir", str(tmp_path)]) == 2
+    assert "is the folder of a set or of a run" in capsys.readouterr().err
     assert cli.main(["sweep"]) == 2 and cli.main(["sweep", "--help"]) == 0
     assert "--method.ipc 1,10,50" in capsys.readouterr().out
 

@@ -93,8 +93,18 @@ def test_files_that_were_cut_or_changed_are_refused(tmp_path):
     path.unlink()
     with pytest.raises(DataError, match=r"images.safetensors' does not exist"):
         DistilledSet.load(tmp_path)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"holds no manifest.json"):
-        DistilledSet.load(tmp_path / "absent")
+        DistilledSet.load(tmp_path / "empty")
+
+
+def test_a_folder_that_is_not_there_and_a_file_are_told_apart(tmp_path):
+    (tmp_path / "condensed").mkdir()
+    (tmp_path / "set.pt").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"does not exist\. Did you mean .*/condensed\?"):
+        DistilledSet.load(tmp_path / "condnsed")
+    with pytest.raises(DataError, match=r"is a file; .* ddjax set import set\.pt OUT --preset NAME"):
+        DistilledSet.load(tmp_path / "set.pt")
 
 
 def test_any_changed_byte_of_the_manifest_is_refused(tmp_path):

@@ -138,6 +138,7 @@ A flag is given once and takes every word up to the next one; lists are '3 4 5' 
 those of --config and of the data set's table, shown as they are with the other flags given.
 Exit codes: 0 done, 2 bad input, 3 stopped and resumable, 1 a defect of ours."""
 
+JUDGED = ("schema", "seed", "data", "label", "evaluate")  # of an evaluation's config.json: what the next begins with
 JUDGE_HELP = """Judge a distilled set: train students on it from scratch, beside baselines.
 
   ddjax evaluate RUN
@@ -150,7 +151,7 @@ JUDGE_HELP = """Judge a distilled set: train students on it from scratch, beside
   ddjax evaluate SET --data.train digits --check
 
 SET is the folder of a run, of a distilled set, or of an evaluation. Data, labels, seed and protocol are those of the
-run that it lies in, where it lies in one: the defaults below are then that run's.
+run that it lies in or of the evaluation that it was judged in, where there is one: they are the defaults below.
 --protocol, --modify, --archs, --seeds, --baselines, --further stand for --evaluate.protocol and so on. A flag takes
 every word up to the next flag and is given once; lists are 'a b' or a,b; None is None. Accuracies in files are
 fractions.
@@ -249,7 +250,7 @@ def load(argv: Sequence[str], *, prog: str = "python -m ddjax.launch") -> tuple[
 def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> tuple[Judge, Judging]:
     """What `ddjax evaluate SET …` asks for and how to start it; raises one ConfigError with every complaint.
 
-    A set inside a run takes that run's seed, data, label and evaluation; flags change them.
+    A set inside a run, or one that was judged, takes that run's seed, data, label and evaluation; flags change them.
     """
     first, flags = split(argv)
     judge = Judge(set=first[0] if first else "")
@@ -263,9 +264,8 @@ def load_judge(argv: Sequence[str], *, prog: str = "ddjax evaluate") -> tuple[Ju
     flags = [f for f in flags if f.name not in own]
     if not judge.set:
         problems.append("SET is missing; allowed: the folder of a run or of a distilled set.")
-    home = home_of(Path(judge.set)) if judge.set else None
-    if home:
-        run = read_config(str(home / "config.json"))
+    run = settings_beside(Path(judge.set)) if judge.set else None
+    if run:
         evaluate = dataclasses.replace(run.evaluate, baselines=judge.evaluate.baselines)
         judge = dataclasses.replace(judge, seed=run.seed, data=run.data, label=run.label, evaluate=evaluate)
     if any(flag.name == "help" for flag in flags):
@@ -284,6 +284,19 @@ def home_of(given: Path) -> Path | None:
         if (folder / "config.json").is_file():
             stored = read_json(folder / "config.json")
             return folder if isinstance(stored, dict) and "set" not in stored else None
+    return None
+
+
+def settings_beside(given: Path) -> Run | None:
+    """What the run that a set lies in was asked for, or the evaluation that it was judged in; None for a lone set."""
+    home = home_of(given)
+    if home:
+        return read_config(str(home / "config.json"))
+    for file in (given / "config.json", given.parent / "config.json"):
+        stored = read_json(file) if file.is_file() else None
+        if isinstance(stored, dict) and "set" in stored:
+            refuse_shipped_code(stored, file.parent)
+            return from_json({name: stored[name] for name in JUDGED if name in stored})
     return None
 
 

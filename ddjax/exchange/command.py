@@ -104,7 +104,10 @@ def parse(
             raise ConfigError(f"set {command}: {name} lacks its value.")
     if len(found) != len(plain):
         few = f"lacks {', '.join(plain[len(found) :])}" if len(found) < len(plain) else f"has {found[-1]!r} too much"
-        raise ConfigError(f"set {command} {few}; allowed: ddjax set {command} {' '.join(plain)} {' '.join(known)}")
+        hint = f" Several files are one word: {','.join(found[:-1])}." if plain[0] == "SRC" and few[:3] == "has" else ""
+        raise ConfigError(
+            f"set {command} {few};{hint} allowed: ddjax set {command} {' '.join(plain)} {' '.join(known)}"
+        )
     return Given(found, {name[2:]: value for name, value in values.items()})
 
 
@@ -113,6 +116,8 @@ def fresh(out: str, argument: str = "OUT") -> Path:
     from ddjax.rundir import check_writable, is_empty
 
     place = Path(out)
+    if not out.strip():
+        raise ConfigError(f"{argument} = {out!r} has no name; allowed: a new folder, or an empty one.")
     if place.exists() and not (place.is_dir() and is_empty(place)):
         raise ConfigError(f"{argument} = {out!r} is there already; allowed: a new folder, or an empty one.")
     check_writable(place, argument)

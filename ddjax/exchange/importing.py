@@ -71,6 +71,7 @@ def import_set(
     if said.get("note") == whitened.KIP and who.method.get("name") not in (None, "KIP"):
         del said["note"]
     more = naming.misnamed(raw, known) if wanted.name == "vico" else []
+    more += _without_rate(raw, wanted)
     said["notes"] = [f"{wanted.name}: {note}." for note in (*_notes(said), *space.notes, *more, *who.notes)]
     made = DistilledSet(
         images=space.images,
@@ -195,6 +196,13 @@ def _notes(said: dict[str, Any]) -> list[str]:
             "the labels are targets of a regression, not logits: protocols with squared error take them as they are"
         )
     return notes
+
+
+def _without_rate(raw: Raw, preset: Preset) -> list[str]:
+    """What a set without a learned rate cannot be judged by."""
+    if preset.protocol != "P-MTT" or raw.lr is not None:
+        return []
+    return ["no learned rate is among the files, and P-MTT trains at it: name lr.pt too, or judge by another protocol"]
 
 
 def _rate(raw: Raw) -> float | None:

@@ -208,7 +208,10 @@ def _single(path: Path) -> Raw:
     elif isinstance(held, dict):
         pair = {word(key): value for key, value in held.items()}
     else:
-        raise DataError(f"{where}: holds {_kinds(held)}; allowed: images and labels, as a dict or a list.")
+        raise DataError(
+            f"{where}: holds {_kinds(held)}; allowed: images and labels, as a dict or a list; where they are files of "
+            "their own, SRC is images.pt,labels.pt,lr.pt or their folder."
+        )
     names = next(((x, y) for x, y in NAMES if x in pair and y in pair), None)
     if names is None:
         hint = " It looks like a VICO-style file: --preset vico." if _is_vico(pair) else ""

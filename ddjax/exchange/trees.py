@@ -90,7 +90,8 @@ class _Order:
         if strange:
             near = nearest(strange[0], self.names)
             hint = f" Did you mean {near!r}?" if near else ""
-            raise DataError(f"{where}: {len(strange)} folders are no class of {said}: {listing(strange)}.{hint}")
+            idle = f" Without a folder: {listing(absent)}." if absent else ""
+            raise DataError(f"{where}: folders that are no class of {said}: {listing(strange)}.{hint}{idle}")
         if absent:
             raise DataError(f"{where}: {len(absent)} classes of {said} have no folder: {listing(absent)}.")
 

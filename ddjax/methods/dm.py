@@ -27,7 +27,7 @@ class DM(Matching):
     """DM's hyper-parameters; ``None`` is filled per data set (see DEFAULTS)."""
 
     steps: int | None = None
-    """Updates of the images; each draws a fresh network."""
+    """Updates of the images, each in one network."""
     lr: float | None = None
     """Learning rate of the images (SGD), normalised pixel space."""
     momentum: float = 0.5

@@ -66,6 +66,7 @@ class GVBSM(Teddy):
         "cifar10": dict(flip=True, roll=16, pad=4, momentum=0.8, drop=0.4),
         "cifar100": dict(flip=True, roll=16, pad=4, momentum=0.8, drop=0.4),
         "tiny_imagenet": dict(flip=True, roll=16, pad=8, momentum=0.8, drop=0.4),
+        "imagenette": dict(lr=0.1, flip=True, roll=32, crop_area=(0.08, 1.0)),  # ImageNet's; batches of whole classes
         "imagenet": dict(batch=80, lr=0.1, flip=True, roll=32, crop_area=(0.08, 1.0)),
     }  # fmt: skip
 
@@ -207,6 +208,7 @@ class EDC(GVBSM):
         "cifar10": dict(steps={1: 75, 10: 2000}, flip=True, crop_area=(0.08, 1.0)),
         "cifar100": dict(flip=True),
         "tiny_imagenet": dict(flip=True),
+        "imagenette": dict(steps=1000, alpha=0.1, flip=True, tiles=2),
         "imagenet": dict(steps=1000, batch=80, alpha=0.1, flip=True, tiles=2),
     }  # fmt: skip
 

@@ -52,7 +52,8 @@ class SRe2L(Teddy):
         "digits": dict(steps=600, lr=0.3, alpha=0.1, roll=1),
         "cifar10": dict(flip=True),
         "cifar100": dict(flip=True),
-        "tiny_imagenet": dict(steps=4000, lr=0.1, alpha=1.0, flip=True),
+        "tiny_imagenet": dict(steps=4000, lr=0.1, alpha=1.0, flip=True, crop_area=(0.08, 1.0)),
+        "imagenette": dict(steps=4000, flip=True, roll=32, crop_area=(0.08, 1.0)),  # ImageNet's, as are those below
         "imagenet": dict(steps=4000, flip=True, roll=32, crop_area=(0.08, 1.0)),
     }
 
@@ -125,6 +126,7 @@ class CDA(SRe2L):
         "cifar10": dict(flip=True),
         "cifar100": dict(flip=True),
         "tiny_imagenet": dict(lr=0.4, alpha=0.05, flip=True),
+        "imagenette": dict(flip=True, roll=32),
         "imagenet": dict(flip=True, roll=32),
     }  # fmt: skip
 

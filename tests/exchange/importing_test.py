@@ -474,7 +474,9 @@ def test_orders_that_nobody_gave_are_refused(tree, tmp_path):
 
 def test_folders_and_names_that_differ(tree):
     root = tree(["ant", "bea", "cat"])
-    with pytest.raises(DataError, match=r"1 folders are no class of --classes: bea\. Did you mean 'bee'"):
+    with pytest.raises(
+        DataError, match=r"folders that are no class of --classes: bea\. Did you mean 'bee'\? Without a folder: bee"
+    ):
         import_set(root, preset="pixels", class_names=THREE)
     with pytest.raises(DataError, match="1 classes of --classes have no folder: dog"):
         import_set(root, preset="pixels", class_names=["ant", "bea", "cat", "dog"])

@@ -155,6 +155,18 @@ def test_fadrm_has_the_released_numbers_of_each_data_set():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("card", "crop", "roll", "steps"),
+    [
+        ("cifar100", None, 4, 1000), ("tiny_imagenet", (0.08, 1.0), 4, 4000), ("imagenette", (0.08, 1.0), 32, 4000),
+        ("imagenet", (0.08, 1.0), 32, 4000),
+    ],
+)  # fmt: skip
+def test_sre2l_crops_as_released_where_images_are_64_pixels_and_more(card, crop, roll, steps):
+    found = SRe2L().filled(card, 50)
+    assert (found.crop_area, found.roll, found.steps) == (crop, roll, steps)
+
+
 def test_adjusted_weights_go_up_the_gradient_by_the_stated_length():
     slope = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(-4.0)}
 
