@@ -173,16 +173,16 @@ def _forward(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
     return lax.conv_general_dilated(x, w, window.strides, window.padding, dimension_numbers=LAYOUT)
 
 
-def _tiled(x: jax.Array, w: jax.Array, window: Window) -> jax.Array:
-    """C over chunks of images, each by tiles of 2x2 pixels."""
-    kernel = winograd.taps(w)
+def _tiled(x: jax.Array, w: jax.Array, window: Window, *, flipped: bool = False) -> jax.Array:
+    """C over chunks of images, each by tiles of 2x2 pixels; ``flipped``: with the kernel of D, never laid out."""
+    kernel, outputs = winograd.taps(w, flipped=flipped), w.shape[2 if flipped else 3]
 
     def some(images: jax.Array) -> jax.Array:
         images = images.reshape(-1, *x.shape[1:])
-        return winograd.filtered(jnp.pad(images, [(0, 0), *window.padding, (0, 0)]), kernel)
+        return winograd.filtered(jnp.pad(images, [(0, 0), *window.padding, (0, 0)]), kernel, flipped=flipped)
 
     chunks, *rest = _chunks(x, window, 16 * _ROWS)
-    first = some(chunks[0]) if len(chunks) == 1 else lax.map(some, chunks).reshape(-1, *window.out, w.shape[3])
+    first = some(chunks[0]) if len(chunks) == 1 else lax.map(some, chunks).reshape(-1, *window.out, outputs)
     return jnp.concatenate([first, *map(some, rest)]) if rest else first
 
 
@@ -198,9 +198,12 @@ def _input_gradient(dy: jax.Array, w: jax.Array, window: Window) -> jax.Array:
         return _input_gradient_few(dy, w, window)
     sides = zip(window.size, window.out, window.kernel, window.strides, window.padding, strict=True)
     pads = tuple((k - 1 - lo, n - 1 + lo - (m - 1) * s) for n, m, k, s, (lo, _) in sides)
+    back = Window(window.out, window.kernel, (1, 1), pads)  # type: ignore
+    if window.strides == (1, 1) and winograd.faster(dy, w, (1, 1), back.out):
+        return _tiled(dy, w, back, flipped=True)
     flipped = jnp.swapaxes(w[::-1, ::-1], 2, 3)
     if window.strides == (1, 1):
-        return _forward(dy, flipped, Window(window.out, window.kernel, (1, 1), pads))  # type: ignore
+        return _forward(dy, flipped, back)
     return lax.conv_general_dilated(dy, flipped, (1, 1), pads, lhs_dilation=window.strides, dimension_numbers=LAYOUT)
 
 

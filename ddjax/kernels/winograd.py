@@ -31,18 +31,23 @@ def faster(x: jax.Array, w: jax.Array, strides: tuple[int, int], out: tuple[int,
     return suits and min(w.shape[2:]) >= CHANNELS and x.shape[0] * out[0] * out[1] >= POSITIONS
 
 
-def taps(w: Float[Array, "3 3 I O"]) -> list[Float[Array, "I O"]]:
-    """G w G^T: the 16 matrices that tiles are multiplied by, row by row."""
+def taps(w: Float[Array, "3 3 I O"], *, flipped: bool = False) -> list[Float[Array, "I O"]]:
+    """G w G^T: the 16 matrices that tiles are multiplied by, row by row; ``flipped``: of w turned by half a turn."""
 
     def along(g: Sequence[jax.Array]) -> Sequence[jax.Array]:
         ends, middle = (g[0] + g[2]) / 2, g[1] / 2
         return g[0], ends + middle, ends - middle, g[2]
 
-    return [tap for row in _both(along, [list(row) for row in w]) for tap in row]
+    turn = slice(None, None, -1 if flipped else 1)
+    return [tap for row in _both(along, [list(row)[turn] for row in list(w)[turn]]) for tap in row]
 
 
-def filtered(x: Float[Array, "n H W I"], kernel: list[Float[Array, "I O"]]) -> Float[Array, "n h w O"]:
-    """The convolution without padding of images by ``kernel = taps(w)``; h = H - 2 and w = W - 2 are even."""
+def filtered(x: Float[Array, "n H W I"], kernel: list[Float[Array, "_ _"]], *, flipped: bool = False) -> jax.Array:
+    """``[n, H - 2, W - 2, O]``, both even: the convolution without padding of images by ``kernel = taps(w)``.
+
+    ``flipped``: by w turned by half a turn with inputs and outputs in each other's place, ``kernel = taps(w, flipped=
+    True)`` of a w ``[3, 3, O, I]``: the transpose of a convolution, whose kernel is never laid out anew.
+    """
     count, height, width = x.shape[0], x.shape[1] - 2, x.shape[2] - 2
 
     def place(i: int, j: int) -> jax.Array:
@@ -52,7 +57,8 @@ def filtered(x: Float[Array, "n H W I"], kernel: list[Float[Array, "I O"]]) -> F
     tiles = _both(lambda d: (d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]),
                   [[place(i, j) for j in range(4)] for i in range(4)])  # fmt: skip
     flat = [tile.reshape(-1, x.shape[3]) for row in tiles for tile in row]
-    sums = [jnp.matmul(tile, tap, preferred_element_type=x.dtype) for tile, tap in zip(flat, kernel, strict=True)]
+    over = (((1,), (1 if flipped else 0,)), ((), ()))
+    sums = [lax.dot_general(tile, tap, over) for tile, tap in zip(flat, kernel, strict=True)]
     pixels = _both(lambda m: (m[0] + m[1] + m[2], m[1] - m[2] - m[3]), [sums[i : i + 4] for i in range(0, 16, 4)])
     pixels = [[pixel.reshape(count, height // 2, width // 2, -1) for pixel in row] for row in pixels]
     rows = [jnp.stack(row, axis=3) for row in pixels]

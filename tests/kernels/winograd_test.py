@@ -32,6 +32,13 @@ def test_is_the_convolution(shape):
     np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
 
 
+def test_flipped_is_by_the_turned_kernel_with_inputs_and_outputs_exchanged():
+    x, w = arrays(np.float32, (2, 6, 8, 5), (3, 3, 4, 5))
+    found = winograd.filtered(jnp.asarray(x), winograd.taps(jnp.asarray(w), flipped=True), flipped=True)
+    expected = plain_sum(x, w[::-1, ::-1].swapaxes(2, 3))
+    np.testing.assert_allclose(found, expected, atol=2e-6 * np.abs(expected).max())
+
+
 def test_whole_numbers_give_whole_numbers():
     """Where no sum is rounded, nothing is lost: halves of whole numbers are exact."""
     draw = np.random.default_rng(1)
