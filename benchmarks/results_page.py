@@ -41,9 +41,9 @@ tested on all 10,000 test images. **The budgets are reduced to what two CPU core
 command, and what a command does not name is as published. "Published" is the number of the method's own protocol and
 full budget, from where the last column says; "recalled" ones have not been read again in the paper. Distilling includes
 the network on all data for the first coreset of a table (`herding` at IPC 1, `kcenter` at 10), which the others take
-from the cache, for `mtt` its experts; `dsa` at IPC 1 was halted for about eight minutes. At IPC 10 `dc` and `dsa` have 10
-networks of 1,000 and train them for 10 epochs instead of 50 between two updates of the images, `idc` has whole images
-(factor 1). Rows at IPC 10 but `random` and `herding` were run with convolutions by tiles (`docs/log.md`).
+from the cache, for `mtt` its experts; `dsa` at IPC 1 was halted for about eight minutes. At IPC 10 `dc` and `dsa` have
+10 networks of 1,000 and train them for 10 epochs instead of 50 between two updates of the images, `idc` has whole
+images (factor 1). Rows at IPC 10 but `random` and `herding` were run with convolutions by tiles (`docs/log.md`).
 """
 
 
