@@ -163,7 +163,8 @@ def drawn(views: Augment) -> list[str]:
     if views.flip:
         found.append(torch.FLIP)
     if dsa(views):
-        found.append(torch.DSA.replace("OPS", repr(list(views.dsa))).replace("ALWAYS", repr(list(views.dsa_always))))
+        always = "".join(f"{op!r}, " for op in views.dsa_always)
+        found.append(torch.DSA.replace("OPS", repr(list(views.dsa))).replace("ALWAYS ", always))
     if views.dc:
         ops = ", ".join(f"dc_{name}" for name in views.dc)
         found.append(torch.DC.replace("COUNT", str(len(views.dc))).replace("OPS", ops))

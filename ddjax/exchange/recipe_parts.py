@@ -72,7 +72,7 @@ DSA = '''
 def dsa(x):
     """Differentiable Siamese augmentation (Zhao and Bilen, ICML 2021): one op for the batch, parameters per image."""
     ops = OPS
-    for op in [*ALWAYS, ops[torch.randint(len(ops), ()).item()]]:
+    for op in [ALWAYS ops[torch.randint(len(ops), ()).item()]]:
         x = apply(op, x, *torch.rand(3, len(x), 1, 1, 1, device=x.device))
     return x
 
