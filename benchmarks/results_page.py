@@ -43,8 +43,9 @@ full budget, from where the last column says; "recalled" ones have not been read
 the network on all data for the first coreset of a table (`herding` at IPC 1, `kcenter` at 10), which the others take
 from the cache, for `mtt` its experts; `dsa` at IPC 1 was halted for about eight minutes. At IPC 10 `dc` and `dsa` have
 10 networks of 1,000 and train them for 10 epochs instead of 50 between two updates of the images, `idc` has whole
-images (factor 1). P-DC takes the augmentation that a set was made for: students of `dm`, `dsa`, `mtt` and `idc` have DSA
-and 1,001 epochs, all others no augmentation and 301, so those two groups compare among themselves. Rows at IPC 10 but `random` and `herding` were run with convolutions by tiles (`docs/log.md`).
+images (factor 1). P-DC takes the augmentation that a set was made for: students of `dm`, `dsa`, `mtt` and `idc` have
+DSA and 1,001 epochs, all others no augmentation and 301, so those two groups compare among themselves. Rows at IPC 10
+but `random` and `herding` were run with convolutions by tiles (`docs/log.md`).
 """
 
 
