@@ -34,8 +34,8 @@ CHOICES = [  # that select another way to compute: first order suffices
     (2, 5, 5, 3, 4, 3, 2, ((3, 4), (0, 3))),  # padded past the kernel
     (67, 4, 4, 17, 4, 3, 1, "SAME"),  # a batch with no divisor near the chunk
     (2, 16, 16, 128, 128, 3, 1, "SAME"),  # tiles of 2x2 pixels, one chunk
-    (8, 18, 20, 128, 130, 3, 1, ((0, 2), (2, 0))),  # two chunks, lopsided
-    (17, 16, 12, 128, 128, 3, 1, "SAME"),  # a chunk and a rest
+    (64, 16, 16, 128, 130, 3, 1, ((0, 2), (2, 0))),  # two chunks of 8,192 positions, lopsided
+    (67, 16, 16, 128, 128, 3, 1, "SAME"),  # two chunks and a rest
 ]
 
 
