@@ -149,25 +149,27 @@ def check(run: Any, found: data.Dataset | None = None) -> dict[str, Any]:
     shape, classes, card = problem(run, found)
     how = mapped(run)
 
-    def net(arch: str) -> Net:
+    def net(arch: str, argument: str) -> Net:
         return models.build(
-            arch, image_shape=shape, classes=classes, conv=run.compute.conv, dtype=run.compute.precision
-        )
+            arch, image_shape=shape, classes=classes, conv=run.compute.conv, dtype=run.compute.precision,
+            argument=argument,
+        )  # fmt: skip
 
     rule, total = run.evaluate.rule(), classes * run.method.ipc
-    teacher, experts = net(run.teacher.arch), run.method.needs.experts
-    own = net(getattr(run.method, "arch", None) or run.teacher.arch)
+    teacher, experts = net(run.teacher.arch, "teacher.arch"), run.method.needs.experts
+    own = net(run.method.arch, "method.arch") if getattr(run.method, "arch", None) else teacher
     stages = {
         "teachers": training(teacher, 1, run.teacher.batch, how)
         + run.teacher.pool.size * nbytes(jax.eval_shape(teacher.init, jax.random.key(0))),
         "distill": distilling(run, own, teacher, classes, card, how),
         "evaluate": max(
-            students(run, net(arch), len(rule.rates), rule.batch(total), how) for arch in run.evaluate.archs
+            students(run, net(arch, "evaluate.archs"), len(rule.rates), rule.batch(total), how)
+            for arch in run.evaluate.archs
         )
         + total * math.prod(shape),
     }
     if experts:
-        stages["experts"] = trained_experts(experts, net(experts.arch), how)
+        stages["experts"] = trained_experts(experts, net(experts.arch, "method.arch"), how)
     return {"schema": 1, "image_shape": shape, "classes": classes, "images": total} | verdict(stages)
 
 

@@ -47,11 +47,11 @@ class Job(NamedTuple):
         return build_net(self.run, self.data, arch)
 
 
-def build_net(run: Any, data: Dataset, arch: str, classes: int | None = None) -> Net:
+def build_net(run: Any, data: Dataset, arch: str, classes: int | None = None, argument: str = "") -> Net:
     """The network called ``arch`` for the images and classes of ``data``; ConfigError where it does not suit them."""
     return models.build(
         arch, image_shape=data.train.shape, classes=classes or len(data.class_names), conv=run.compute.conv,
-        dtype=run.compute.precision,
+        dtype=run.compute.precision, argument=argument,
     )  # fmt: skip
 
 
@@ -217,7 +217,7 @@ def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> Non
     """
     check_mesh(asked.compute.mesh)
     for arch in asked.evaluate.archs:
-        build_net(asked, data, arch)
+        build_net(asked, data, arch, argument="evaluate.archs")
     if not (asked.evaluate.baseline_names() or asked.evaluate.further):
         return
     counts, learned = made.counts(), made.soft and asked.label.source != "hard"

@@ -253,14 +253,14 @@ def check(run: Any, data: Dataset) -> None:
     """What only the data can tell: whether ipc, networks, snapshots and given weights suit it; no device is touched."""
     selection.check(run.method, data)
     if getattr(run.method, "arch", None):
-        net = judge.build_net(run, data, run.method.arch)
+        net = judge.build_net(run, data, run.method.arch, argument="method.arch")
         if (wanted := run.method.needs.experts) and wanted.store:
             experts.fitting(Path(wanted.store), wanted, net, data)
     judge.check_length(run.evaluate, run.method.ipc * run.method.factor**2 * len(data.class_names))
     judge.check_mesh(run.compute.mesh)
     for arch in run.evaluate.archs:
-        judge.build_net(run, data, arch)
-    net = judge.build_net(run, data, run.teacher.arch)
+        judge.build_net(run, data, arch, argument="evaluate.archs")
+    net = judge.build_net(run, data, run.teacher.arch, argument="teacher.arch")
     if run.label.statistics == "batch" and models.norm_of(run.teacher.arch) != "batch":
         raise ConfigError(
             f"label.statistics = 'batch': teacher.arch = {run.teacher.arch!r} has no batch norm; allowed: running, or "

@@ -206,6 +206,8 @@ class DistilledSet:
 
 def find(path: Path | str) -> Path:
     """The folder of the set that ``path`` names: itself, or ``synset`` in the folder of a run."""
+    if (Path(path) / "labels.safetensors").is_file() and not (Path(path) / IMAGES).exists():
+        raise DataError(f"set = {str(path)!r} holds labels of views, no images; allowed are a set's folder or a run's.")
     for folder in (Path(path), Path(path) / "synset"):
         if (folder / MANIFEST).is_file():
             return folder

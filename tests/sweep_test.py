@@ -137,7 +137,7 @@ def nothing_starts(monkeypatch):
         (["--method", "teddy,sre2ll", "--method.ipc", "1,x"], ["Did you mean 'sre2l'?", "--method.ipc = 'x'"]),
         (["--method.stepz", "1,2"], ["ddjax: --method.stepz is not known", "Did you mean --method.steps?"]),
         (["--method.ipc", "1,1000"], ["sre2l-ipc1000: method.ipc = 1000 is out of range; allowed: <= "]),
-        (["--evaluate.archs", "convnet1,convnet5"], ["ddjax: depth of a ConvNet on 8x8 images = 5"]),
+        (["--evaluate.archs", "convnet1,convnet5"], ["ddjax: evaluate.archs: depth of a ConvNet on 8x8 images = 5"]),
         (["--seed", "0,-1"], ["--seed -1", "seed = -1 is out of range"]),
         (["--seed", "0", "--seed", "1"], ["--seed: given twice; allowed: once"]),
         (["--overwrite"], ["Remove the folders of cells"]),

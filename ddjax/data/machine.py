@@ -78,6 +78,8 @@ def _instead(data: bytes, error: Exception) -> str:
         return f"it is {kind}"
     if not start:
         return "it is empty"
+    if start[8:9] == b"{" and 8 + int.from_bytes(start[:8], "little") <= len(data):
+        return "it is a safetensors file"
     if start.isascii() and start.decode().replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
         return f"it is text, which begins {start.decode()!r}"
     return "it is cut short" if isinstance(error, EOFError) else "it is damaged, or a file of another kind"

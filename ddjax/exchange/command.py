@@ -233,12 +233,16 @@ def _import(argv: Sequence[str]) -> int:
             raise ConfigError(f"--{told[0]} does not go with --preset {OWN}: an export says all that itself.")
         made = own.read(given.plain[0])
     else:
-        made = import_set(
-            given.plain[0], preset=flags["preset"], card=flags.get("dataset"), index=_whole("index", flags),
-            class_names=_classes(flags["classes"]) if "classes" in flags else None, train=flags.get("data.train"),
-            constants=_constants(flags.get("mean"), flags.get("std")), method=flags.get("method"),
-            seed=_whole("seed", flags),
-        )  # fmt: skip
+        options = {
+            "preset": flags["preset"], "card": flags.get("dataset"), "index": _whole("index", flags),
+            "class_names": _classes(flags["classes"]) if "classes" in flags else None, "train": flags.get("data.train"),
+            "constants": _constants(flags.get("mean"), flags.get("std")), "method": flags.get("method"),
+            "seed": _whole("seed", flags),
+        }  # fmt: skip
+        try:
+            made = import_set(given.plain[0], **options)
+        except DataError as error:
+            raise DataError(f"{error}{own.recognised(given.plain[0])}") from None
     print(made.save(place))
     n, h, w, d = made.images.shape
     kept = storage.told(storage.components(made))

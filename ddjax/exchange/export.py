@@ -50,7 +50,14 @@ def export(made: DistilledSet, out: Path | str, to: str, said: Sequence[str] = (
     place = destination(Path(out), to)
     kept = {name: value for name, value in made.meta.items() if name != STORED}  # which stay behind
     alone = dataclasses.replace(made, meta=kept) if STORED in made.meta else made
-    return TARGETS[to](alone.decoded(), place, [*said, *decoding(made)])
+    return TARGETS[to](alone.decoded(), place, [*said, *decoding(made), *_misnamed(place, to)])
+
+
+def _misnamed(place: Path, to: str) -> list[str]:
+    """What the reader of a name must know that tells of another kind of file."""
+    usual = Path(NAMES.get(to, "")).suffix
+    fine = not usual or place.suffix in ("", usual, f"{usual}h")
+    return [] if fine else [f"{place.name} is a {usual} file, whatever its name says."]
 
 
 def decoding(made: DistilledSet) -> list[str]:
@@ -96,7 +103,8 @@ def folder(made: DistilledSet, out: Path, said: list[str]) -> list[str]:
         notes.append(f"{changed} class names are no portable folder names; manifest.json lists the folders.")
     empty = len(names) - len(np.unique(made.labels))
     if empty:
-        notes.append(f"{empty} classes have no image and so no folder; classes.txt names them all.")
+        what = "class has" if empty == 1 else "classes have"
+        notes.append(f"{empty} {what} no image and so no folder; classes.txt names all classes.")
     if np.any(np.diff(made.labels) < 0):
         notes.append("readers see the images class by class; a file's number is its position in the set.")
     if made.soft:

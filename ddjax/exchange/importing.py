@@ -211,7 +211,8 @@ def _rate(raw: Raw) -> float | None:
         return None
     values = np.asarray(raw.lr) if isinstance(raw.lr, int | float | np.ndarray | np.number) else np.empty(0)
     if values.size != 1 or values.dtype.kind not in "iuf":
-        raise DataError(f"{raw.where}: the learning rate is {raw.lr!s:.60}; allowed: one number > 0.")
+        what = repr(raw.lr) if isinstance(raw.lr, str) else layouts.kind(raw.lr)
+        raise DataError(f"{raw.where}: the learning rate is {what:.60}; allowed: one number > 0.")
     rate = float(values.reshape(()))
     if not np.isfinite(rate) or rate <= 0:
         raise DataError(f"{raw.where}: the learning rate is {rate}; allowed: a number > 0.")

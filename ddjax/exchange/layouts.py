@@ -79,16 +79,14 @@ def vico(path: Path, index: int | None) -> Raw:
     held, where = read_file(path), f"file = {str(path)!r}"
     sets = held.get("data") if isinstance(held, dict) else None
     if not isinstance(sets, list | tuple) or not sets:
-        raise DataError(
-            f"{where}: holds {_kinds(held)}; allowed for --preset vico: {{'data': [[images, labels], ...]}}."
-        )
+        raise DataError(f"{where}: holds {kind(held)}; allowed for --preset vico: {{'data': [[images, labels], ...]}}.")
     chosen = 0 if index is None else index
     if not 0 <= chosen < len(sets):
         raise ConfigError(out_of_range("--index", chosen, f"0 to {len(sets) - 1}, the sets of {path.name}",
                                        min(max(chosen, 0), len(sets) - 1)))  # fmt: skip
     pair = sets[chosen]
     if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise DataError(f"{where}: set {chosen} holds {_kinds(pair)}; allowed: [images, labels].")
+        raise DataError(f"{where}: set {chosen} holds {kind(pair)}; allowed: [images, labels].")
     accuracy, note = _accuracies(held.get("accs_all_exps"), chosen, len(sets))
     about = {"index": chosen, "sets": len(sets), "accuracy": accuracy} | ({"note": note} if note else {})
     images, labels = _array(pair[0], f"{where}: images"), _array(pair[1], f"{where}: labels")
@@ -209,13 +207,13 @@ def _single(path: Path) -> Raw:
         pair = {word(key): value for key, value in held.items()}
     else:
         raise DataError(
-            f"{where}: holds {_kinds(held)}; allowed: images and labels, as a dict or a list; where they are files of "
+            f"{where}: holds {kind(held)}; allowed: images and labels, as a dict or a list; where they are files of "
             "their own, SRC is images.pt,labels.pt,lr.pt or their folder."
         )
     names = next(((x, y) for x, y in NAMES if x in pair and y in pair), None)
     if names is None:
         hint = " It looks like a VICO-style file: --preset vico." if _is_vico(pair) else ""
-        told = f"{where}: holds {_kinds(pair)}; allowed: images and labels, image and label, or x and y."
+        told = f"{where}: holds {kind(pair)}; allowed: images and labels, image and label, or x and y."
         raise DataError(told + hint)
     images, labels = (_array(pair[name], f"{where}: {name}") for name in names)
     zca = _whitening(pair, where) if any(n in pair for n in WHITENING["matrix"]) else None
@@ -237,7 +235,7 @@ def _whitening(held: Any, where: str) -> dict[str, np.ndarray]:
             found[part] = _array(value, f"{where}: {part}")
     if "matrix" not in found:
         raise DataError(
-            f"{where}: holds {_kinds(held)}; allowed: zca_mean, whitening_transform, rev_whitening_transform."
+            f"{where}: holds {kind(held)}; allowed: zca_mean, whitening_transform, rev_whitening_transform."
         )
     return found
 
@@ -251,7 +249,7 @@ def _array(value: Any, where: str) -> np.ndarray:
     ):
         value = _stacked([np.asarray(v) for v in value], where)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "biuf":
-        raise DataError(f"{where}: holds {_kinds(value)}; allowed: an array of numbers.")
+        raise DataError(f"{where}: holds {kind(value)}; allowed: an array of numbers.")
     return value
 
 
@@ -266,7 +264,7 @@ def _stacked(items: list[np.ndarray], where: str) -> np.ndarray:
     return np.stack(items)
 
 
-def _kinds(value: Any) -> str:
+def kind(value: Any) -> str:
     """What a value is, in a few words."""
     if isinstance(value, dict):
         return f"a dict of {listing([repr(word(key)) for key in value]) or 'nothing'}"

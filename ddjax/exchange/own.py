@@ -23,7 +23,7 @@ from ddjax.data.zipped import npz
 from ddjax.errors import DataError
 from ddjax.exchange.export import SOFT
 from ddjax.files import content_hash
-from ddjax.setcheck import MANIFEST, SCHEMA
+from ddjax.setcheck import IMAGES, MANIFEST, SCHEMA
 from ddjax.synset import ABOUT, EXTRA, DistilledSet
 from ddjax.zca import TENSORS, Zca
 
@@ -49,6 +49,19 @@ def read(source: Path | str) -> DistilledSet:
     if start[:2] != b"PK":
         raise DataError(f"{where} {NO_EXPORT}.")
     return _torch(path, where) if b"data.pkl" in start[:80] else _npz(path, where)
+
+
+def recognised(source: str) -> str:
+    """What to do with a source of ours that another preset cannot read, as a sentence; nothing for those of others."""
+    folder = Path(source).expanduser()
+    folder = folder.parent if folder.name == IMAGES else folder
+    if (folder / IMAGES).is_file() and (folder / MANIFEST).is_file():
+        return f" {str(folder)!r} is a set of ddjax: every command reads it as it is."
+    try:
+        read(source)
+    except DataError:
+        return ""
+    return " It is an export of ddjax: --preset ddjax."
 
 
 def manifest(content: bytes | str, where: str) -> dict[str, Any]:

@@ -46,13 +46,14 @@ def build(
     classes: int,
     conv: str = "auto",
     dtype: str = "float32",
+    argument: str = "",
 ) -> Net:
     """The network of that name for images ``image_shape = (H, W, D)`` and ``classes`` classes.
 
     ``conv``: which convolution computes (`ddjax.kernels.conv`; auto: by backend). ``dtype``: the
     arithmetic of convolutions and products; parameters, statistics and outputs are float32 in any
     case. Equal arguments give the same `Net`, so that what was compiled for it serves again.
-    Raises ConfigError, all wrong arguments in one.
+    Raises ConfigError, all wrong arguments in one; ``argument`` is what the user called ``name``.
     """
     shape = tuple(int(side) for side in image_shape)
     wrong = [check_name(name)]
@@ -64,9 +65,13 @@ def build(
         wrong.append(choice("conv", conv, CONVS))
     if dtype not in DTYPES:
         wrong.append(choice("dtype", dtype, DTYPES))
+    told = f"{argument}: " if argument else ""
     if any(wrong):
-        raise ConfigError("\n".join(problem for problem in wrong if problem))
-    return _build(name, shape, int(classes), conv, dtype)
+        raise ConfigError("\n".join(told + problem for problem in wrong if problem))
+    try:
+        return _build(name, shape, int(classes), conv, dtype)
+    except ConfigError as error:
+        raise ConfigError(f"{told}{error}") from None
 
 
 def check_name(name: str) -> str | None:

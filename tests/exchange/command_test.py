@@ -71,6 +71,22 @@ def test_there_and_back_through_every_target(folder, tmp_path, capsys):
         assert back.read_bytes() == (folder / "synset" / "manifest.json").read_bytes()
 
 
+def test_what_ddjax_wrote_is_pointed_to_the_preset_that_reads_it(folder, tmp_path, capsys):
+    for to, name in (("folder", "tree"), ("npz", "set.npz"), ("torch", "set.foo")):
+        assert run("export", folder, tmp_path / name, "--to", to) == 0
+        assert ("note: set.foo is a .pt file" in capsys.readouterr().out) == (to == "torch")
+        assert run("import", tmp_path / name, tmp_path / "out", "--preset", "vico", "--dataset", "digits") == 2
+        assert capsys.readouterr().err.endswith(" It is an export of ddjax: --preset ddjax.\n")
+    for own in (folder / "synset", folder / "synset" / "images.safetensors"):
+        assert run("import", own, tmp_path / "out", "--preset", "mtt", "--dataset", "digits") == 2
+        assert "synset' is a set of ddjax: every command reads it as it is." in capsys.readouterr().err
+    (tmp_path / "labels").mkdir()
+    for name in ("manifest.json", "labels.safetensors"):
+        (tmp_path / "labels" / name).write_bytes(b"{}")
+    assert run("show", tmp_path / "labels") == 2
+    assert "labels' holds labels of views, no images; allowed are" in capsys.readouterr().err
+
+
 def test_convert_writes_another_set_and_says_what_it_loses(folder, tmp_path, capsys):
     assert run("convert", folder, tmp_path / "float", "--dtype", "float32") == 0
     made = DistilledSet.load(tmp_path / "float")

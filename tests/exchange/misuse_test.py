@@ -285,11 +285,12 @@ def test_a_tar_that_was_cut_anywhere_is_said_to_be(tree, packed):
         (b"version 1\noid sha256:ab", "it is text, which begins 'version 1"),
         (b"\x89HDF\r\n\x1a\n" + bytes(40), "it is an HDF5 file"),
         (gzip.compress(b"x", mtime=0), "it is packed by gzip"),
+        (b"\x02" + bytes(7) + b"{}" + bytes(4), "it is a safetensors file"),
         (b"\x80\x02e.", "it is damaged, or a file of another kind"),
         (b"\x80\x02]q", "it is cut short"),
         (b"\x80\x04\xff.", "it is damaged, or a file of another kind"),
     ],
-    ids=["text", "lines", "html", "lfs", "hdf5", "gzip", "memo", "cut", "opcode"],
+    ids=["text", "lines", "html", "lfs", "hdf5", "gzip", "safetensors", "memo", "cut", "opcode"],
 )
 def test_what_is_no_pickle_gives_one_plain_sentence(save, content, told):
     for name in ("text.pt", "h2.pkl"):
