@@ -265,9 +265,14 @@ def test_auto_is_fast_on_the_cpu_and_a_wrong_name_is_refused():
         conv(x, w, how="quick")
 
 
-def test_half_precision_keeps_its_dtype_and_sums_in_float32():
-    x, w = normal(0, 600, 4, 4, 20) * 0.1 + 1, normal(1, 3, 3, 20, 2)
-    narrow = jnp.bfloat16
+@pytest.mark.parametrize(
+    ("images", "size", "channels", "kernel"),
+    [(600, 4, (20, 2), 3), (10, 8, (32, 32), 3), (2, 16, (128, 128), 3), (3, 8, (16, 8), 3), (5, 8, (16, 32), 1)],
+    ids=["chunks", "one-chunk", "wide", "few-channels", "1x1"],
+)
+@pytest.mark.parametrize("narrow", [jnp.bfloat16, jnp.float16])
+def test_half_precision_keeps_its_dtype_and_sums_in_float32(images, size, channels, kernel, narrow):
+    x, w = normal(0, images, size, size, channels[0]) * 0.1 + 1, normal(1, kernel, kernel, *channels)
 
     def gradients(x, w, how):
         return jax.grad(lambda x, w: jnp.sum(conv(x, w, how=how) * 2), (0, 1))(x, w)
