@@ -203,6 +203,8 @@ def bytes_of(files: Files, row: Mapping[str, Any]) -> dict[str, int | None]:
         found: dict[str, int | None] = {name: kept[name] for name in ("images", "zca") if name in kept}
     else:
         found = {"images": count * math.prod(made.images.shape[1:])}
+    if "learned_lr" in kept and row["lr"] == made.learned_lr:  # trained at the set's own rate
+        found |= {"learned_lr": kept["learned_lr"]}
     if row["label_source"] == "hard":
         return found | {"labels": 4 * count}
     return found | {"labels": soft_bytes(files, row, kept) if count == len(made) else None}

@@ -119,14 +119,11 @@ def cpu_model() -> str:
     return "".join(sorted({line for line in lines if line.startswith(("model name", "flags"))}))
 
 
-def check_ipc(ipc: int, data: Dataset) -> tuple[int, str]:
-    """The baselines need the images: ipc may not exceed the smallest training class. How many that is, and in words."""
+def smallest_class(data: Dataset) -> tuple[int, str]:
+    """How many training images the smallest class has, and whose they are in words."""
     counts = np.bincount(data.train.labels, minlength=len(data.class_names))
     smallest = int(counts.argmin())
-    held, told = int(counts[smallest]), f"the training images of the smallest class {data.class_names[smallest]!r}"
-    if ipc > held:
-        raise ConfigError(out_of_range("method.ipc", ipc, f"<= {held}, {told}", held))
-    return held, told
+    return int(counts[smallest]), f"the training images of the smallest class {data.class_names[smallest]!r}"
 
 
 def setting(data: Dataset, images: int, made: DistilledSet | None, arch: str, classes: int | None = None) -> Setting:
@@ -234,7 +231,12 @@ def check_classes(made: DistilledSet, data: Dataset, asked: config.Judge) -> Non
             f"{uneven}, by the largest of its learned labels; {' and '.join(by_class)} of --evaluate.further "
             "take images class by class. Allowed: the others."
         )
-    check_ipc(made.ipc, data)
+    held, told = smallest_class(data)
+    if made.ipc > held:
+        raise DataError(
+            f"set = {asked.set!r} has {made.ipc} images per class; the baselines need as many real ones, and {told} "
+            f"are {held}. Allowed: more in --data.train, or --evaluate.baselines none, and no --evaluate.further."
+        )
 
 
 def check_rule(made: DistilledSet, data: Dataset, asked: config.Judge, home: Path | None) -> None:

@@ -52,7 +52,9 @@ def start(job: Any, store: Any, experts: Any) -> Start:
 def check(method: Any, data: Any) -> None:
     """ConfigError unless every class holds the real images that a set of this size begins with: ``ipc``, times
     ``factor^2`` on a canvas, times ``tiles^2`` on a mosaic."""
-    held, of = judge.check_ipc(method.ipc, data)
+    held, of = judge.smallest_class(data)
+    if method.ipc > held:
+        raise ConfigError(out_of_range("method.ipc", method.ipc, f"<= {held}, {of}", held))
     wanted, told = method.ipc, "method.ipc"
     for name in ("factor", "tiles"):
         side = getattr(method, name, None) or 1

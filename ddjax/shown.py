@@ -20,12 +20,13 @@ PARTS = {  # what further evaluations are called; other names as they are
 def score_lines(found: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """LRS and ARS as the page shows them, with what they are made of; a score without its rows is left out."""
     made = []
-    for name in ("lrs", "ars"):
-        if found and found.get(name) is not None:
-            made.append((name.upper(), score_text(found, name)))
-    if made and found and found.get("hlr") is not None:
+    if found and found["lrs"] is not None:
+        random = found["random"]["label_source"]
+        made.append(("LRS", score_text(found, "lrs")))
         made.append(("lost to all training images, hard labels", f"{points(found['hlr'])} points"))
-        made.append(("gained over random images, same labels", f"{points(found['ior'])} points"))
+        made.append((f"gained over random images, {random} labels", f"{points(found['ior'])} points"))
+    if found and found["ars"] is not None:
+        made.append((f"ARS, {found['ars_labels']} labels", score_text(found, "ars")))
     return made
 
 

@@ -57,6 +57,7 @@ def rows(files: Files) -> list[dict[str, Any]]:
         found.append({
             "name": name, "arch": arch, "label_source": source, "protocol": protocol,
             "budget": next(iter(lines.values())).get("budget"),
+            "lr": next(iter(lines.values())).get("lr"),
             "accuracy_mean": float(values.mean()),
             "accuracy_std": float(values.std(ddof=1)) if several else None,
             "seeds": len(values),

@@ -222,6 +222,14 @@ def test_every_error_is_told_at_once():
     assert text.startswith("11 problems:")
 
 
+def test_a_name_given_twice_is_refused():
+    for flag, names, once in (
+        ("archs", "mlp,lenet,mlp", "mlp,lenet"), ("baselines", "kmeans,kmeans", "kmeans"), ("further", "nas,nas", "nas")
+    ):  # fmt: skip
+        said = f"evaluate.{flag} = '{names}' is out of range; allowed: every name once. Nearest valid: {once}."
+        assert said in refusal("--config", DIGITS, f"--evaluate.{flag}", names, "--workdir", "w")
+
+
 def test_a_flag_without_its_group_finds_its_home():
     assert "Did you mean --method.steps?" in refusal("--steps", "10")
 

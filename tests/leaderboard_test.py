@@ -1,5 +1,6 @@
 """Runs written by hand, side by side: what shares a table or a line, where a number leads, what is refused."""
 
+import dataclasses
 import html
 import json
 import re
@@ -129,6 +130,20 @@ def test_bytes_are_those_of_images_and_labels(home):
     assert cli.main(["report", str(home / "runs")]) == 0
     page = Links((home / "runs" / "leaderboard.html").read_text()).text.replace("\N{NO-BREAK SPACE}", " ")
     assert "3 seeds, images 128 bytes, pool labels 1 kB" in page
+
+
+def test_a_learned_rate_counts_where_students_trained_at_it(tmp_path):
+    rows = {("x", ARCH, "hard", None): [0.5], ("random_hard", ARCH, "hard", None): [0.4]}
+    folder = make_run(tmp_path / "set", "x", rows=rows)
+    made = DistilledSet.load(folder / "synset")
+    shutil.rmtree(folder / "synset")
+    dataclasses.replace(made, learned_lr=0.1).save(folder / "synset")
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for rate, parts in ((0.01, {}), (float(np.float32(0.1)), {"learned_lr": 4})):
+        (folder / "results.jsonl").write_text("".join(json.dumps(line | {"lr": rate}) + "\n" for line in lines))
+        (run,), _, _ = board.collect([folder])
+        found = [n.parts for line in board.sections([run])[0].tables[0].groups[0][1] for n in line.numbers]
+        assert found == [{"images": 128, "labels": 8} | parts] * 2
 
 
 def test_labels_that_a_teacher_made_on_the_way_take_no_bytes_and_say_so(tmp_path):

@@ -215,7 +215,7 @@ def test_every_architecture_is_a_column_of_one_table(run):
 
 def test_scores_are_said_at_the_end_of_a_run(run):
     assert [line.partition(":")[0] for line in report.said(run)] == [
-        "LRS", "lost to all training images, hard labels", "gained over random images, same labels"
+        "LRS", "lost to all training images, hard labels", "gained over random images, hard labels"
     ]  # fmt: skip
     assert report.said(run)[0] == "LRS: 0.192 [0.175, 0.210]" and report.said(run)[1].endswith("+70.0 points")
     (run / "results.jsonl").write_text("")

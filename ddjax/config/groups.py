@@ -262,6 +262,10 @@ class Evaluate:
         words = self.baselines if isinstance(self.baselines, tuple) else (self.baselines,)
         allowed = BASELINES if isinstance(self.baselines, tuple) else ("none", "cheap", "all", *BASELINES)
         problems += choices(f"{prefix}.further", self.further, FURTHER)
+        for name, given in (("archs", self.archs), ("baselines", words), ("further", self.further)):
+            once = tuple(dict.fromkeys(given))
+            if len(once) < len(given):
+                problems.append(out_of_range(f"{prefix}.{name}", ",".join(given), "every name once", ",".join(once)))
         return problems + choices(f"{prefix}.baselines", words, allowed)
 
     def rule(self) -> "Rules":

@@ -81,6 +81,8 @@ def open_folder(path: Path, where: str) -> Members:
     def read(i: int) -> bytes:
         try:
             member = path / found.paths[i]
+            if not member.is_file():
+                raise Undecodable("is no regular file")
             if member.stat().st_size > MEMBER_BYTES:
                 raise Undecodable(f"{member.stat().st_size} bytes; limit {MEMBER_BYTES}")
             return member.read_bytes()
@@ -155,16 +157,18 @@ def open_tar(path: Path, where: str) -> Members:
     file = File(path)
     start = os.pread(file.descriptor, 6, 0)
     packed = start[:2] == b"\x1f\x8b" or start[:3] == b"BZh" or start == b"\xfd7zXZ\x00"
-    found, unsafe = Members(where), []
+    found, unsafe, odd = Members(where), [], []
     try:
         if packed:
-            _read_packed(path, found, unsafe)
+            _read_packed(path, found, unsafe, odd)
         else:
-            _index_tar(file, found, unsafe)
+            _index_tar(file, found, unsafe, odd)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         near = f" Nearest: zip:{path}." if path.is_file() and zipfile.is_zipfile(path) else ""
         raise DataError(f"{where}: not a tar archive, or a truncated one ({error}).{near}") from error
     _note_unsafe(found, unsafe)
+    if odd:
+        found.notes.append(f"links and devices among the members were ignored: {listing(odd)}")
     return found
 
 
@@ -182,7 +186,7 @@ def _check_end(archive: tarfile.TarFile, stream, where: str, inner: str = "") ->
         )
 
 
-def _index_tar(file: File, found: Members, unsafe: list[str]) -> None:
+def _index_tar(file: File, found: Members, unsafe: list[str], odd: list[str]) -> None:
     spans: list[tuple[int, int]] = []
 
     def walk(stream, base: int, prefix: str, depth: int) -> None:
@@ -200,6 +204,11 @@ def _index_tar(file: File, found: Members, unsafe: list[str]) -> None:
                 elif info.isreg():
                     found.paths.append(name)
                     spans.append((base + info.offset_data, info.size))
+                elif info.islnk() and (same := _safe(prefix + info.linkname)) in found.paths:  # a file's second name
+                    spans.append(spans[found.paths.index(same)])
+                    found.paths.append(name)
+                else:
+                    odd.append(name)
             _check_end(archive, stream, found.where, prefix and f"{prefix.rstrip('/')}.tar in it")
 
     walk(io.BufferedReader(_Window(file, 0, file.size)), 0, "", 0)
@@ -236,7 +245,7 @@ class _Window(io.RawIOBase):
         return len(data)
 
 
-def _read_packed(path: Path, found: Members, unsafe: list[str]) -> None:
+def _read_packed(path: Path, found: Members, unsafe: list[str], odd: list[str]) -> None:
     kept: list[bytes] = []
     total = 0
     with contextlib.closing(tarfile.open(path, mode="r:*")) as archive:
@@ -256,6 +265,11 @@ def _read_packed(path: Path, found: Members, unsafe: list[str]) -> None:
                 stream = archive.extractfile(info)
                 kept.append(stream.read() if stream else b"")
                 found.paths.append(name)
+            elif info.islnk() and (same := _safe(info.linkname)) in found.paths:
+                kept.append(kept[found.paths.index(same)])
+                found.paths.append(name)
+            else:
+                odd.append(name)
         _check_end(archive, archive.fileobj, found.where)
     found.read = kept.__getitem__
 

@@ -92,6 +92,8 @@ def open_source(argument: str, spec: Any) -> Parts:
     place = Path(path).expanduser()
     if not place.exists():
         raise DataError(f"{where}: no such file or folder.{beside(place)}")
+    if not (place.is_file() or place.is_dir()):
+        raise DataError(f"{where}: a pipe, a device or a socket; allowed: a file or a folder.")
     if kind == "folder" and not place.is_dir():
         raise DataError(f"{where}: is a file; write {_guess(place)}:{path}.")
     if kind in ("zip", "tar", "npz") and place.is_dir():

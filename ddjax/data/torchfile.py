@@ -53,7 +53,8 @@ def read_pt(path: Path | str) -> Any:
     """
     path, where = Path(path), f"file = {str(path)!r}"
     if not path.is_file():
-        raise DataError(f"{where} does not exist." if not path.exists() else f"{where} is a folder; allowed: a file.")
+        what = "is a folder" if path.is_dir() else "is no regular file"
+        raise DataError(f"{where} does not exist." if not path.exists() else f"{where} {what}; allowed: a file.")
     with path.open("rb") as stream:
         start = stream.read(4)
     if start[:2] == b"PK":

@@ -43,7 +43,7 @@ def export(made: DistilledSet, out: Path | str, to: str, said: Sequence[str] = (
     """Write ``made`` as ``to`` (one of TARGETS) at ``out``; what the target cannot hold, one sentence each.
 
     ``said``: what was done to the set before; it goes into the notes and the manifest's copy.
-    ``ConfigError`` where ``out`` is there already, unless it is an empty folder, or a folder to put one file in.
+    ``ConfigError`` where ``out`` is there already, unless it is an empty folder.
     """
     if to not in TARGETS:
         raise ConfigError(choice("export --to", to, TARGETS))
@@ -72,11 +72,10 @@ def decoding(made: DistilledSet) -> list[str]:
 
 
 def destination(out: Path, to: str) -> Path:
-    """Where the export goes: ``out``, or a file of a usual name in it where it is a folder that is there."""
-    if out.is_dir() and to in NAMES:
-        out = out / NAMES[to]
+    """Where the export goes: ``out``, or a file of a usual name in it where it is an empty folder."""
     if out.exists() and not (out.is_dir() and is_empty(out)):
         raise ConfigError(f"OUT = {str(out)!r} is there already; allowed: a path where nothing is, or an empty folder.")
+    out = out / NAMES[to] if out.is_dir() and to in NAMES else out
     check_writable(out.parent, "OUT's folder")
     return out
 

@@ -52,9 +52,11 @@ class Raw:
 
 
 def existing(path: Path) -> Path:
-    """``path``, if it is there; else `DataError` with the nearest name beside it."""
-    if path.exists():
+    """``path``, if a file or a folder is there; else `DataError` with the nearest name beside it."""
+    if path.is_file() or path.is_dir():
         return path
+    if path.exists():
+        raise DataError(f"SRC = {str(path)!r} is a pipe, a device or a socket; allowed: a file or a folder.")
     raise DataError(f"SRC = {str(path)!r} does not exist.{beside(path)}")
 
 

@@ -22,6 +22,7 @@ from ddjax.data.torchfile import read_pt
 from ddjax.data.zipped import npz
 from ddjax.errors import DataError
 from ddjax.exchange.export import SOFT
+from ddjax.exchange.layouts import existing
 from ddjax.files import content_hash
 from ddjax.setcheck import IMAGES, MANIFEST, SCHEMA
 from ddjax.synset import ABOUT, EXTRA, DistilledSet
@@ -32,10 +33,8 @@ NO_EXPORT = "is no export of ddjax (no manifest with what was exported); name it
 
 def read(source: Path | str) -> DistilledSet:
     """The set in an export; ``DataError`` where ``source`` is none, or was changed."""
-    path = Path(source).expanduser()
+    path = existing(Path(source).expanduser())
     where = f"SRC = {str(source)!r}"
-    if not path.exists():
-        raise DataError(f"{where} does not exist.")
     if path.is_dir():
         if not (path / MANIFEST).is_file():
             raise DataError(f"{where} {NO_EXPORT}.")

@@ -29,7 +29,9 @@ def read_tree(path: Path, card: Card | None, class_names: list[str] | None) -> t
     path, where = existing(path), f"SRC = {str(path)!r}"
     opened = (open_folder if path.is_dir() else open_zip if path.suffix == ".zip" else open_tar)(path, where)
     if opened.notes:
-        raise DataError(f"{where}: {listing(opened.notes)}. Allowed: names inside of it; nothing was unpacked.")
+        raise DataError(
+            f"{where}: {listing(opened.notes)}. Allowed: files, their names inside of it; nothing was unpacked."
+        )
     parts = labelled_parts(opened)
     if len(parts) > 1:
         raise DataError(f"{where}: holds the parts {listing(sorted(parts))}; allowed: the folder of one of them.")

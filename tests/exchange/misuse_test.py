@@ -5,6 +5,7 @@ import gzip
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -271,6 +272,45 @@ def test_a_tar_that_was_cut_anywhere_is_said_to_be(tree, packed):
         path.write_bytes(gzip.compress(data)[:-200])
         with pytest.raises(DataError, match=r"SRC = '[^']*x\.tar\.gz.*truncated"):
             import_set(str(path), preset="pixels", class_names=THREE)
+
+
+@pytest.mark.parametrize("packed", ["", "gz"])
+def test_a_second_name_in_a_tar_is_a_picture_and_other_links_are_refused(tmp_path, packed):
+    def tar(name, *links):
+        with tarfile.open(tmp_path / name, f"w:{packed}") as archive:
+            for label in range(3):
+                picture = io.BytesIO()
+                Image.fromarray(PIXELS[label]).save(picture, "png")
+                entry = tarfile.TarInfo(f"{label}/a.png")
+                entry.size = len(picture.getvalue())
+                archive.addfile(entry, io.BytesIO(picture.getvalue()))
+            for kind, to in links:
+                entry = tarfile.TarInfo("1/z.png")
+                entry.type, entry.linkname = kind, to
+                archive.addfile(entry)
+        return str(tmp_path / name)
+
+    made = import_set(tar("hard.tar", (tarfile.LNKTYPE, "2/a.png")), preset="pixels", class_names=THREE)
+    np.testing.assert_array_equal(made.images, PIXELS[[0, 1, 2, 2]])
+    assert made.labels.tolist() == [0, 1, 1, 2]
+    for kind, to in ((tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "absent.png"), (tarfile.FIFOTYPE, "")):
+        with pytest.raises(DataError, match=r"links and devices among the members were ignored: 1/z\.png"):
+            import_set(tar("odd.tar", (kind, to)), preset="pixels", class_names=THREE)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.pt")
+    for preset in ("vico", "mtt", "pixels"):
+        with pytest.raises(DataError, match=r"x\.pt' is a pipe, a device or a socket"):
+            import_set(str(tmp_path / "x.pt"), preset=preset, class_names=THREE)
+    with pytest.raises(DataError, match="is a pipe"):
+        read(tmp_path / "x.pt")
+    for label in range(3):
+        (tmp_path / "tree" / str(label)).mkdir(parents=True)
+        Image.fromarray(PIXELS[label]).save(tmp_path / "tree" / str(label) / "a.png")
+    os.mkfifo(tmp_path / "tree" / "2" / "b.png")
+    with pytest.raises(DataError, match=r"2/b\.png \(is no regular file\)"):
+        import_set(str(tmp_path / "tree"), preset="pixels", class_names=THREE)
 
 
 # ------------------------------------------------------------------------------------------------------------ pickles
