@@ -19,10 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from ddjax import estimate, survey, teachers, train
+from ddjax import estimate, schema, survey, teachers, train
 from ddjax.checkpoint import Checkpoint
 from ddjax.data.sampler import epoch_batches
-from ddjax.errors import CheckpointError, ConfigError, DataError, out_of_range
+from ddjax.data.sources import beside
+from ddjax.errors import CheckpointError, ConfigError, DataError
 from ddjax.files import atomic_write, content_hash, locked, read_json, to_json
 from ddjax.keys import key, numpy_rng
 from ddjax.tally import size
@@ -30,7 +31,10 @@ from ddjax.train import Fold, Recipe
 from ddjax.types import Augment, Experts, Net, Tree
 
 SCHEMA = 1
-RECORDED = ("arch", "shape", "classes", "data", "epochs", "rate", "batch", "ops", "accuracy")  # what is read again
+FLAGS = {  # what decides the trajectories of a store, and how a run says it
+    "rate": "--method.expert_lr", "batch": "--method.expert_batch", "epochs": "--method.expert_epochs",
+    "precision": "--compute.precision",
+}  # fmt: skip
 RECIPE = Recipe(momentum=0.0, weight_decay=0.0, shape="steps")  # without drops: a constant rate
 
 
@@ -42,6 +46,7 @@ class Store(NamedTuple):
     weights: np.ndarray  # [E, T + 1, F]
     accuracy: list[float]  # of each expert after its last epoch
     folder: Path
+    given: bool = False  # by method.store; else of the cache
 
     @property
     def size(self) -> int:
@@ -52,6 +57,12 @@ class Store(NamedTuple):
         """Weights ``[count, F]`` at the first and the last point that steps ``start .. start + count - 1`` are fed."""
         drawn = draws(experts, len(self.weights), seed, start, count)
         first, last = (np.stack([self.weights[e, t + span] for e, t in drawn]) for span in (0, experts.span))
+        for rows, span in ((first, 0), (last, experts.span)):
+            whole = np.isfinite(rows).all(axis=1) & rows.any(axis=1)
+            if not whole.all():
+                e, t = drawn[int(np.argmin(whole))]
+                told = f"the weights of expert {e} after {t + span} epochs are zero or no numbers"
+                raise DataError(f"{named(self.folder, self.given)}: {told}. {way_out(self.given)}")
         return jax.device_put(first), jax.device_put(last)
 
     def forward(self):
@@ -149,16 +160,29 @@ def build(experts: Experts, job: Any) -> Store:
     ConfigError: a store of another architecture, data set or too few epochs; sizes that disk or memory do not hold.
     """
     net, data = job.net(experts.arch), job.data
-    if experts.store:
-        return opened(Path(experts.store), experts, net, data)
     recipe = described(experts, net, data, job.run.seed, job.run.compute.precision)
-    tag = content_hash(recipe)
-    folder = job.cache / "experts" / tag
-    with locked(job.cache / "experts" / f".{tag}"):
-        if len(accuracies(folder)) < experts.count:
-            check_room(experts, net, job.cache, job.over, min(experts.batch, len(data.train)))
-            _train(experts, job, net, recipe, folder)
-    return opened(folder, experts, net, data)
+    folder = place(experts, recipe, job.cache)
+    if not experts.store:
+        with locked(folder.parent / f".{folder.name}"):
+            if len(accuracies(folder)) < experts.count:
+                check_room(experts, net, job.cache, recipe["batch"])
+                _train(experts, job, net, recipe, folder)
+    return opened(folder, experts, recipe, net, data.card)
+
+
+def check(experts: Experts, net: Net, data: Any, run: Any) -> None:
+    """What can be told before anything runs: a store that is there fits; disk and device hold what is to be trained."""
+    recipe, cache = described(experts, net, data, run.seed, run.compute.precision), run.compute.cache_folder()
+    folder = place(experts, recipe, cache)
+    if experts.store or len(accuracies(folder)) >= experts.count:
+        opened(folder, experts, recipe, net, data.card)
+    else:
+        check_room(experts, net, cache, recipe["batch"])
+
+
+def place(experts: Experts, recipe: dict[str, Any], cache: Path) -> Path:
+    """The folder of a store: the one given, or that of its recipe in the cache."""
+    return Path(experts.store) if experts.store else cache / "experts" / content_hash(recipe)
 
 
 def described(experts: Experts, net: Net, data: Any, seed: int, precision: str) -> dict[str, Any]:
@@ -176,12 +200,11 @@ def admitted(experts: Experts, data: Any) -> tuple[str, ...]:
 
 
 def accuracies(folder: Path) -> list[float]:
-    """Of the experts that are finished; [] without any."""
-    manifest = folder / "manifest.json"
-    return read_json(manifest)["accuracy"] if manifest.exists() else []
+    """Of the experts in the cache that are finished; [] without any."""
+    return manifest(folder, given=False)["accuracy"] if (folder / "manifest.json").exists() else []
 
 
-def check_room(experts: Experts, net: Net, cache: Path, over: Any, batch: int) -> None:
+def check_room(experts: Experts, net: Net, cache: Path, batch: int) -> None:
     """ConfigError that names the bytes, where neither the disk nor a device holds the experts."""
     each = 4 * (experts.epochs + 1) * numbers(net)
     needed, free = experts.count * each, shutil.disk_usage(existing(cache)).free
@@ -254,64 +277,81 @@ def laid_out(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.lib.format.open_memmap(path, mode="r+")
 
 
-def fitting(folder: Path, experts: Experts, net: Net, data: Any) -> dict[str, Any]:
-    """A store's manifest; ConfigError where it does not fit the network, the data set or the epochs asked for."""
-    if not (folder / "manifest.json").is_file():
-        raise ConfigError(
-            f"method.store = {str(folder)!r} holds no experts; allowed: a folder such as $DDJAX_CACHE/experts/<hash>."
-        )
-    said = read_json(folder / "manifest.json")
-    lacks = [name for name in ("schema", *RECORDED) if name not in said]
-    if lacks:
-        raise DataError(
-            f"experts = {str(folder)!r}: its manifest.json lacks {', '.join(lacks)}; allowed: the folder whole."
-        )
-    if said["schema"] != SCHEMA:
-        raise CheckpointError(f"experts = {str(folder)!r} has schema {said['schema']}; this ddjax reads {SCHEMA}.")
-    wanted = {"arch": net.name, "shape": list(net.image_shape), "classes": net.classes, "data": data.hash}
-    others = [f"{name} {said[name]!r}, this run {value!r}" for name, value in wanted.items() if said[name] != value]
-    if others:
-        remedy = f"--method.arch {said['arch']}" if said["arch"] != net.name else "experts of this data set"
-        raise ConfigError(
-            f"method.store = {str(folder)!r} is an expert store of another {others[0].split()[0]}: it has "
-            f"{'; '.join(others)}. Allowed: the same. Nearest: {remedy}, or no --method.store (they are trained then)."
-        )
-    check_recipe(folder, experts, said, data)
-    last, epochs = experts.high - 1 + experts.span, said["epochs"]
-    if epochs < last:
-        allowed = f"<= {epochs}, the epochs of the experts in {str(folder)!r}"
-        raise ConfigError(out_of_range("method.max_start - 1 + method.span", last, allowed, epochs))
+# ------------------------------------------------------------------------------------ reading a store
+
+
+def manifest(folder: Path, *, given: bool = True) -> dict[str, Any]:
+    """What a store says of itself; ConfigError or DataError with the way out. ``given``: by ``method.store``."""
+    path, where = folder / "manifest.json", named(folder, given)
+    if not path.is_file():
+        allowed = "allowed: a folder such as $DDJAX_CACHE/experts/<hash>."
+        raise ConfigError(f"{where} holds no experts; {allowed}{'' if folder.exists() else beside(folder)}")
+    try:
+        said = read_json(path)
+    except DataError as error:
+        raise DataError(f"{where}: {error} {way_out(given)}") from None
+    if isinstance(said, dict) and said.get("schema") not in (SCHEMA, None):
+        raise CheckpointError(f"{where} has schema {said['schema']!r}; this ddjax reads {SCHEMA}. {way_out(given)}")
+    wrong = schema.problems(f"experts-{SCHEMA}", said)
+    if wrong:
+        raise DataError(f"{where}: manifest.json: {' '.join(wrong)} {way_out(given)}")
     return said
 
 
-def check_recipe(folder: Path, experts: Experts, said: dict[str, Any], data: Any) -> None:
-    """ConfigError where the flags say other experts than a store has: a manifest would tell what is not so."""
-    flags = {
-        "--method.expert_lr": (said["rate"], experts.rate), "--method.dsa": (bool(said["ops"]), bool(experts.ops)),
-        "--method.expert_batch": (said["batch"], min(experts.batch, len(data.train))),
-    }  # fmt: skip
-    there = len(said["accuracy"])
-    others = [f"{flag} {has}" for flag, (has, asked) in flags.items() if has != asked]
-    others += [f"--method.experts {there}"] if there < experts.count else []
+def named(folder: Path, given: bool) -> str:
+    """How an error calls a store."""
+    return f"{'method.store' if given else 'experts'} = {str(folder)!r}"
+
+
+def way_out(given: bool) -> str:
+    """What to do about a damaged store."""
+    if given:
+        return "Allowed: the folder whole; copy it again, or give no --method.store (they are trained then)."
+    return "Remove the folder, and the experts are trained anew."
+
+
+def fitting(folder: Path, experts: Experts, recipe: dict[str, Any]) -> dict[str, Any]:
+    """A store's manifest; ConfigError where it is of other experts than ``recipe`` says: a set would tell untruths."""
+    said, given = manifest(folder, given=bool(experts.store)), "or no --method.store (they are trained then)"
+    others = [
+        f"{name} {brief(said[name])}, this run {brief(recipe[name])}"
+        for name in ("data", "classes", "shape", "arch")
+        if said[name] != recipe[name]
+    ]
     if others:
+        alone = others[0].startswith("arch ")
+        remedy = f"--method.arch {said['arch']}" if alone else "experts of this data set"
+        raise ConfigError(
+            f"method.store = {str(folder)!r} is an expert store of another {others[0].split()[0]}: it has "
+            f"{'; '.join(others)}. Allowed: the same. Nearest: {remedy}, {given}."
+        )
+    there = len(said["accuracy"])
+    flags = [f"{flag} {said[name]}" for name, flag in FLAGS.items() if said[name] != recipe[name]]
+    flags += [f"--method.dsa {bool(said['ops'])}"] if bool(said["ops"]) != bool(recipe["ops"]) else []
+    flags += [f"--method.experts {there}"] if there < experts.count else []
+    if flags:
         raise ConfigError(
             f"method.store = {str(folder)!r}: its {there} experts were trained otherwise than the flags say; "
-            f"allowed: {' '.join(others)}, or no --method.store (they are trained then)."
+            f"allowed: {' '.join(flags)}, {given}."
         )
+    return said
 
 
-def opened(folder: Path, experts: Experts, net: Net, data: Any) -> Store:
+def brief(value: Any) -> str:
+    """A value of a manifest as an error shows it: hashes by their first letters."""
+    return repr(f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else value)
+
+
+def opened(folder: Path, experts: Experts, recipe: dict[str, Any], net: Net, card: Any) -> Store:
     """The experts of a folder, which must fit."""
-    said = fitting(folder, experts, net, data)
-    epochs = said["epochs"]
-    remedy = "Allowed: the folder whole; copy it again, or remove it and the experts are trained anew."
+    said, given = fitting(folder, experts, recipe), bool(experts.store)
+    where, wanted = f"{named(folder, given)}: weights.npy", (said["epochs"] + 1, numbers(net))
     try:
         weights = np.load(folder / "weights.npy", mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"experts = {str(folder)!r}: weights.npy cannot be read: {error}. {remedy}") from error
-    if weights.shape[1:] != (epochs + 1, numbers(net)) or len(weights) < len(said["accuracy"]):
-        raise DataError(
-            f"experts = {str(folder)!r}: weights.npy is {weights.shape}, not as its manifest says. {remedy}"
-        )
+        raise DataError(f"{where} cannot be read: {error}. {way_out(given)}") from error
+    if weights.dtype != np.float32 or weights.shape[1:] != wanted or len(weights) < len(said["accuracy"]):
+        told = f"{weights.dtype} {weights.shape}, not float32 of {len(said['accuracy'])} x {wanted[0]} x {wanted[1]}"
+        raise DataError(f"{where} is {told}, as its manifest says. {way_out(given)}")
     count = min(experts.count, len(said["accuracy"]))
-    return Store(net, data.card, weights[:count], said["accuracy"][:count], folder)
+    return Store(net, card, weights[:count], said["accuracy"][:count], folder, given)

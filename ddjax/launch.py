@@ -254,8 +254,8 @@ def check(run: Any, data: Dataset) -> None:
     selection.check(run.method, data)
     if getattr(run.method, "arch", None):
         net = judge.build_net(run, data, run.method.arch, argument="method.arch")
-        if (wanted := run.method.needs.experts) and wanted.store:
-            experts.fitting(Path(wanted.store), wanted, net, data)
+        if wanted := run.method.needs.experts:
+            experts.check(wanted, net, data, run)
     judge.check_length(run.evaluate, run.method.ipc * run.method.factor**2 * len(data.class_names))
     judge.check_mesh(run.compute.mesh)
     for arch in run.evaluate.archs:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 from types import SimpleNamespace
 
 import jax
@@ -13,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from ddjax import config, experts, models, survey
 from ddjax.data import open_data
 from ddjax.data.sampler import epoch_batches
-from ddjax.errors import ConfigError, DataError
+from ddjax.errors import ConfigError, DataError, DdjaxError
 from ddjax.kernels import augment as views
 from ddjax.kernels import labels as losses
 from ddjax.keys import key
@@ -186,7 +187,7 @@ def test_classified_images_are_ones_that_the_first_expert_gets_right_as_far_as_t
 
 
 def test_a_given_store_is_taken_and_nothing_trained(store, tmp_path):
-    found = experts.build(WANTED._replace(store=str(store.folder), epochs=9), job(tmp_path, last=1))
+    found = experts.build(WANTED._replace(store=str(store.folder), span=2, high=2), job(tmp_path, last=1))
     np.testing.assert_array_equal(found.weights, store.weights)
     fewer = experts.build(WANTED._replace(store=str(store.folder), count=2), job(tmp_path, last=1))
     np.testing.assert_array_equal(fewer.weights, store.weights[:2])
@@ -198,6 +199,7 @@ def test_a_given_store_is_taken_and_nothing_trained(store, tmp_path):
     [
         (dict(rate=9.0), "--method.expert_lr 0.1"), (dict(ops=()), "--method.dsa True"),
         (dict(batch=8), "--method.expert_batch 16"), (dict(count=4), "--method.experts 3"),
+        (dict(epochs=9), "--method.expert_epochs 3"),
     ],
 )  # fmt: skip
 def test_a_store_of_other_experts_than_the_flags_say_is_refused(asked, flag, store, tmp_path):
@@ -209,10 +211,19 @@ def test_what_does_not_fit_is_refused_by_name(store, tmp_path, monkeypatch):
     given = WANTED._replace(store=str(store.folder))
     with pytest.raises(ConfigError, match=r"expert store of another arch: .*'convnet1-w4'.*--method.arch convnet1-w4"):
         experts.build(given._replace(arch="convnet1-w8"), job(tmp_path))
-    with pytest.raises(ConfigError, match=r"method.max_start - 1 \+ method.span = 5 .* <= 3"):
-        experts.build(given._replace(span=3), job(tmp_path))
-    with pytest.raises(ConfigError, match=r"holds no experts"):
-        experts.build(given._replace(store=str(tmp_path)), job(tmp_path))
+    other = job(tmp_path)
+    other.data = open_data(config.Data(train="digits", subset=70), 0)
+    with pytest.raises(
+        ConfigError, match=r"of another data: it has data '\w{12}\.\.\.', .*Nearest: experts of this data"
+    ):
+        experts.build(given._replace(arch="convnet1-w8"), other)
+    half = job(tmp_path)
+    half.run.compute.precision = "bfloat16"
+    with pytest.raises(ConfigError, match=r"than the flags say; allowed: --compute.precision float32, or no"):
+        experts.build(given, half)
+    for folder in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ConfigError, match=r"method.store = .* holds no experts"):
+            experts.build(given._replace(store=str(folder)), job(tmp_path))
     monkeypatch.setattr(experts.shutil, "disk_usage", lambda path: SimpleNamespace(free=9000))
     with pytest.raises(ConfigError, match=r"take 3\d\.\d kB, and .* 9 kB free.*Nearest: --method.experts 1"):
         experts.build(WANTED, job(tmp_path))
@@ -225,13 +236,61 @@ def test_what_does_not_fit_is_refused_by_name(store, tmp_path, monkeypatch):
 def test_a_torn_store_is_named(store, tmp_path):
     (tmp_path / "manifest.json").write_bytes((store.folder / "manifest.json").read_bytes())
     np.save(tmp_path / "weights.npy", np.zeros((3, 4, 7), np.float32))
-    with pytest.raises(DataError, match=r"weights.npy is \(3, 4, 7\)"):
+    with pytest.raises(DataError, match=r"weights.npy is float32 \(3, 4, 7\), not float32 of 3 x 4 x "):
         experts.build(WANTED._replace(store=str(tmp_path)), job(tmp_path))
     whole = (store.folder / "weights.npy").read_bytes()
     for cut in (whole[:1000], whole[:20], b""):
         (tmp_path / "weights.npy").write_bytes(cut)
-        with pytest.raises(DataError, match=r"weights.npy cannot be read: .* copy it again"):
+        with pytest.raises(DataError, match=r"weights.npy cannot be read: .* copy it again, or give no --method.store"):
             experts.build(WANTED._replace(store=str(tmp_path)), job(tmp_path))
-    (tmp_path / "manifest.json").write_text('{"schema": 1, "arch": "convnet1-w4"}')
-    with pytest.raises(DataError, match=r"its manifest.json lacks shape, classes, data"):
+    np.save(tmp_path / "weights.npy", np.full((3, 4, store.size), "x"))
+    with pytest.raises(DataError, match=r"weights.npy is <U1 \(3, 4, \d+\), not float32 of 3 x 4 x "):
         experts.build(WANTED._replace(store=str(tmp_path)), job(tmp_path))
+    for value in (np.nan, 0.0):
+        weights = np.array(store.weights)
+        weights[1, 2] = value
+        np.save(tmp_path / "weights.npy", weights)
+        torn = experts.build(WANTED._replace(store=str(tmp_path)), job(tmp_path))
+        with pytest.raises(DataError, match=r"method.store = .*of expert 1 after 2 epochs are zero or no numbers"):
+            torn.pairs(WANTED, 1, 0, 30)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"schema": 1, "arch": "convnet1-w4"}', r"manifest.json: it lacks data, shape, classes"),
+        ("{", r"manifest.json' is not valid JSON"), ("[]", r"manifest.json: it = \[0 values\] is of the wrong kind"),
+        ('{"schema": 2}', r"has schema 2; this ddjax reads 1"),
+        (dict(epochs="3"), r"epochs = '3' is of the wrong kind; allowed: integer"),
+        (dict(accuracy="high"), r"accuracy = 'high' is of the wrong kind"),
+        (dict(accuracy=[]), r"accuracy has 0 values; allowed: 1 or more"),
+        (dict(shape=[8, 8]), r"shape has 2 values; allowed: 3"),
+    ],
+)  # fmt: skip
+def test_a_damaged_manifest_is_named_with_the_way_out(content, told, store, tmp_path):
+    said = json.loads((store.folder / "manifest.json").read_text())
+    content = content if isinstance(content, str) else json.dumps(said | content)
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(DdjaxError, match=rf"method.store = .*{told}.*copy it again, or give no --method.store"):
+        experts.build(WANTED._replace(store=str(tmp_path)), job(tmp_path))
+    cached = tmp_path / "experts" / store.folder.name
+    cached.mkdir(parents=True)
+    (cached / "manifest.json").write_text(content)
+    with pytest.raises(DdjaxError, match=rf"experts = .*{told}.*Remove the folder, and the experts are trained anew"):
+        experts.build(WANTED, job(tmp_path))
+
+
+def test_what_can_be_told_beforehand_is(store, cache, tmp_path, monkeypatch):
+    def run(folder):
+        compute = SimpleNamespace(precision="float32", cache_folder=lambda: folder)
+        return SimpleNamespace(seed=SEED, compute=compute)
+
+    experts.check(WANTED, net(), data(), run(tmp_path))
+    experts.check(WANTED._replace(store=str(store.folder)), net(), data(), run(tmp_path))
+    monkeypatch.setattr(experts.shutil, "disk_usage", lambda path: SimpleNamespace(free=9))
+    experts.check(WANTED, net(), data(), run(cache))  # they are there
+    with pytest.raises(ConfigError, match="has 9 bytes free"):
+        experts.check(WANTED, net(), data(), run(tmp_path))
+    with pytest.raises(DataError, match=r"weights.npy cannot be read"):
+        (tmp_path / "manifest.json").write_bytes((store.folder / "manifest.json").read_bytes())
+        experts.check(WANTED._replace(store=str(tmp_path)), net(), data(), run(tmp_path))

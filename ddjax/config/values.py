@@ -57,7 +57,9 @@ def sentence(name: str, value: object, hint: Any, nearest: object) -> str:
     if closed and isinstance(value, str):
         names += ["None"] if type(None) in arms(hint) else []
         return choice(name, value, names, nearest if nearest in names else None)
-    use = f" Nearest valid: {nearest}." if nearest not in (None, "None") else ""
+    if isinstance(value, str) and float in arms(hint) and value.strip("+-").lower() in ("inf", "infinity", "nan"):
+        return f"{name} = {value!r} is not finite; allowed: {describe(hint)}. For example: 0.1."
+    use = f" Nearest valid: {nearest}." if nearest not in (None, "None", "") else ""
     if not use and {int, float} & set(arms(hint)):
         use = f" For example: {0.1 if float in arms(hint) else 1}."
     return f"{name} = {value!r} cannot be used; allowed: {describe(hint)}.{use}"

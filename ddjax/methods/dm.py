@@ -39,7 +39,8 @@ class DM(Matching):
 
     REFERENCE: ClassVar[str] = PAPERS["zhao2023distribution"].bibtex
     DEFAULTS: ClassVar = {
-        "": dict(steps=20000, lr={1: 1.0, 100: 10.0}, real_batch=256),
+        "": dict(steps=20000, lr=1.0, real_batch=256),
+        "cifar10": dict(lr={1: 1.0, 100: 10.0}),
         # ours, reduced: two cores; of 8x8 images a third layer leaves one pixel, and instance norm little of that
         "digits": dict(arch="convnet2-w32", steps=300, lr=0.1),
     }

@@ -7,7 +7,8 @@
 ``decode`` cuts a canvas into factor x factor tiles and upsamples each (``kernels.patches``); a canvas starts as so many
 real images. One step of ours is one t; after ``inner`` of them pixels are cut to [0, 1] and the network is drawn anew.
 
-As released: the rate is that of pixels in [0, 1] and grows with ipc / 10 and with the area; A is the same for all
+As released: the rate is that of pixels in [0, 1] and grows with ipc / 10 and with the area, told for 28 pixels a side
+on MNIST and for 32 on Fashion-MNIST, which has 28 too; A is the same for all
 images of a class and its real ones: colour, then crop, then cutout (MNIST goes without cutout and CutMix where the
 factor is above 1); networks of 100 and more classes of ImageNet train at ten times the rate; the set is stepped class
 by class with one momentum buffer, so that every image coasts while the other classes have their turn. Over the C turns

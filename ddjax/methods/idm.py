@@ -10,9 +10,10 @@ first of four real images of half the size.
 
 As the released code has it: features are flattened, not averaged over channels; the queue begins with three networks
 and fresh ones come before the first step too. There the images take one step of SGD a class, here one for all: with
-the same network and no batch norm classes do not meet, and the moves that momentum adds sum to the same. The row of
-imagenette has the released commands for 100 classes of ImageNet; their IPC 50 has whole images (factor 1), and begins
-with a trained network that is not here.
+the same network and no batch norm classes do not meet, and the moves that momentum adds sum to the same. The rows of
+CIFAR and Tiny-ImageNet are the released commands', odd ones too (CIFAR-100: 50 updates of a network at IPC 10 alone;
+the class-aware term weighs 0.5 at IPC 1, 0.1 from 10 on). That of imagenette has the released commands for 100 classes
+of ImageNet; their IPC 50 has whole images (factor 1), and begins with a trained network that is not here.
 
 Source: Zhao, Li, Qin and Yu, "Improved Distribution Matching for Dataset Condensation", CVPR 2023.
 """

@@ -168,10 +168,12 @@ class MTT(Matching):
             allowed = f"> min_start = {low}"
             problems.append(out_of_range(f"{prefix}.max_start", high, allowed, low + 1))
         elif high - 1 + method.span > method.expert_epochs:
-            allowed = f"a stretch of span = {method.span} ends at epoch {high - 1 + method.span}: expert_epochs >= that"
-            problems.append(
-                out_of_range(f"{prefix}.expert_epochs", method.expert_epochs, allowed, high - 1 + method.span)
+            most, enough = method.expert_epochs - method.span + 1, high - 1 + method.span
+            allowed = f"<= {most}: stretches of span = {method.span} end within expert_epochs = {method.expert_epochs}"
+            use = (
+                f"{most}, or --{prefix}.expert_epochs {enough}" if most > low else f"--{prefix}.expert_epochs {enough}"
             )
+            problems.append(out_of_range(f"{prefix}.max_start", high, allowed, use))
         if method.grow and not low < method.first_max_start <= high:
             allowed = f"> min_start = {low} and <= max_start = {high} where grow > 0"
             problems.append(out_of_range(f"{prefix}.first_max_start", method.first_max_start, allowed, high))

@@ -156,8 +156,9 @@ class FADRM(SRe2L):
 
     Both at the stage's size. What networks see is enlarged to their own input's size: the released code shows them the
     smaller images, which networks here do not take. Its patches are those of middling difficulty, ours the surest. The
-    row of each data set is that of the released script of FADRM at IPC 50; those of FADRM+ have other rates. A
-    stage that changes the images starts its own Adam; with blend 1 and one size this is SRe2L from the same images.
+    row of each data set is that of the released script of FADRM at IPC 50 (Tiny-ImageNet: rate 0.01 and two stages,
+    where the paper's table has 0.25 and four); those of FADRM+ have other rates. A stage that changes the images starts
+    its own Adam; with blend 1 and one size this is SRe2L from the same images.
     """
 
     init: Literal["noise", "real", "patches"] = "patches"

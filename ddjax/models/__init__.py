@@ -165,6 +165,8 @@ def _words(base: str, words: list[str], known: dict[str, tuple[str, Any]], *, wi
             option, value = "width", int(word[1:])
         elif word in known:
             option, value = known[word]
+        elif widths and re.fullmatch(r"w\d+", word):
+            raise ConfigError(out_of_range(f"width of {base!r}", word, "w1 to w99999", "w64"))
         elif not known:
             raise ConfigError(f"option {word!r} of {base!r} is not known; it takes none.")
         else:

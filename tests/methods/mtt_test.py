@@ -261,7 +261,10 @@ def test_the_published_table_is_what_the_data_set_and_ipc_get():
 @pytest.mark.parametrize(
     "fields, wanted",
     [
-        ({"max_start": 12}, "method.expert_epochs = 12 is out of range.*ends at epoch 13.*Nearest valid: 13"),
+        (
+            {"max_start": 12},
+            "method.max_start = 12 is out of range; allowed: <= 11: .*Nearest valid: 11, or --method.expert_epochs 13",
+        ),
         ({"min_start": 8}, "method.max_start = 8 .*> min_start = 8.*Nearest valid: 9"),
         ({"grow": 5, "first_max_start": 9}, "method.first_max_start = 9 .*Nearest valid: 8"),
         ({"inner_lr": 0.0}, "method.inner_lr = 0.0 .*> 0"),
