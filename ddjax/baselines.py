@@ -28,7 +28,7 @@ from ddjax import cost, storage, survey, teachers, train
 from ddjax.checkpoint import Checkpoint
 from ddjax.data.feed import RESIDENT_BYTES
 from ddjax.evaluate import Row
-from ddjax.files import atomic_folder, atomic_write, content_hash, locked, read_json, to_json, usual_rights
+from ddjax.files import atomic_folder, atomic_write, content_hash, from_cache, locked, read_json, to_json, usual_rights
 from ddjax.kernels import select
 from ddjax.keys import key, numpy_rng
 from ddjax.mesh import Spread
@@ -116,15 +116,14 @@ def full_data(
         if not (folder / "manifest.json").exists():
             trainer = teachers.Trainer(net, RECIPE, data, batch, seed, over, every)
             _train_on_all(trainer, folder, scratch, tag, log)
-    manifest = read_json(folder / "manifest.json")
-    params, state = weights.load_net(folder / "base.safetensors", net)
-    taken = manifest["snapshots"]
-    snapshots = Teachers(*weights.load_net(folder / "snapshots.safetensors", net, stacked=len(taken["epochs"])))
-    forgotten = load_file(folder / "forgotten.safetensors")["forgotten"]
-    return FullData(
-        params, state, manifest["accuracy"], manifest["budget"], forgotten, snapshots, tuple(taken["epochs"]),
-        tuple(taken["accuracy"]),
-    )  # fmt: skip
+    with from_cache(folder):
+        manifest = read_json(folder / "manifest.json")
+        params, state = weights.load_net(folder / "base.safetensors", net)
+        epochs, accuracy = (tuple(manifest["snapshots"][name]) for name in ("epochs", "accuracy"))
+        snapshots = Teachers(*weights.load_net(folder / "snapshots.safetensors", net, stacked=len(epochs)))
+        forgotten = load_file(folder / "forgotten.safetensors")["forgotten"]
+        budget = dict(manifest["budget"])
+        return FullData(params, state, float(manifest["accuracy"]), budget, forgotten, snapshots, epochs, accuracy)
 
 
 def _train_on_all(trainer: teachers.Trainer, folder: Path, scratch: Path, tag: str, log) -> None:

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddjax.errors import DataError
+from safetensors import SafetensorError
+
+from ddjax.errors import DataError, DdjaxError
 
 _MARK = ".tmp-"
 _LOCK = ".lock"
@@ -157,6 +159,20 @@ def read_json(path: Path | str) -> Any:
         raise DataError(f"file = {str(path)!r} does not exist.") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"file = {str(path)!r} is not valid JSON: {error}.") from None
+
+
+@contextlib.contextmanager
+def from_cache(folder: Path) -> Iterator[None]:
+    """``with from_cache(folder):`` a folder of the cache is read; what is wrong with it is a ``DataError``, the way out
+    told: it can be made anew."""
+    way = "Remove the folder, and it is made anew."
+    try:
+        yield
+    except DdjaxError as error:
+        raise DataError(f"compute.cache: {str(folder)!r}: {error} {way}") from error
+    except (LookupError, TypeError, AttributeError, OSError, ValueError, SafetensorError) as error:
+        told = f"it lacks a file or an entry, or is damaged ({error!r})"
+        raise DataError(f"compute.cache: {str(folder)!r}: {told}. {way}") from error
 
 
 def mend_lines(path: Path | str) -> int:

@@ -26,7 +26,7 @@ from ddjax.data.cards import Card
 from ddjax.data.feed import Feed
 from ddjax.data.sampler import epoch_batches
 from ddjax.errors import ConfigError, DataError
-from ddjax.files import atomic_folder, content_hash, locked, read_json, to_json
+from ddjax.files import atomic_folder, content_hash, from_cache, locked, read_json, to_json
 from ddjax.kernels import augment as views
 from ddjax.kernels import labels as losses
 from ddjax.kernels.prune import apply_mask, magnitude_mask
@@ -297,12 +297,13 @@ def build(
     with locked(cache / "teachers" / f".{tag}"):
         if not (folder / "manifest.json").exists():
             _make(config, data, net, seed, over, every, folder, tag, log)
-    manifest = read_json(folder / "manifest.json")
-    params, state = weights.load_net(folder / "base.safetensors", net)
-    base = Teachers(*jax.tree.map(lambda a: a[None], (params, state)))
-    count = len(manifest["pool_accuracy"])
-    pool = Teachers(*weights.load_net(folder / "pool.safetensors", net, stacked=count))
-    return Store(net, base, manifest["accuracy"], pool, manifest["pool_accuracy"], tag, folder)
+    with from_cache(folder):
+        manifest = read_json(folder / "manifest.json")
+        params, state = weights.load_net(folder / "base.safetensors", net)
+        base = Teachers(*jax.tree.map(lambda a: a[None], (params, state)))
+        accuracy = [float(a) for a in manifest["pool_accuracy"]]
+        pool = Teachers(*weights.load_net(folder / "pool.safetensors", net, stacked=len(accuracy)))
+        return Store(net, base, float(manifest["accuracy"]), pool, accuracy, tag, folder)
 
 
 def _make(config, data, net: Net, seed: int, over: Spread, every: int, folder: Path, tag: str, log) -> None:

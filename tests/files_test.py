@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from ddjax import files
 from ddjax.errors import DataError
@@ -114,6 +115,15 @@ def test_read_json_names_the_file(tmp_path):
         files.read_json(tmp_path / "a.json")
     with pytest.raises(ValueError, match="JSON compliant"):
         files.to_json(float("nan"))
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("accuracy"), TypeError("list"), FileNotFoundError("x"), SafetensorError("cut"), DataError("x.")]
+)
+def test_what_is_wrong_with_a_folder_of_the_cache_comes_with_the_way_out(tmp_path, error):
+    told = r"compute.cache: '.*/tag': .*Remove the folder, and it is made anew\."
+    with pytest.raises(DataError, match=told), files.from_cache(tmp_path / "tag"):
+        raise error
 
 
 def test_content_hash_tells_values_apart_and_nothing_else():

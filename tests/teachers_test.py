@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -101,6 +102,14 @@ def base_of(store):
 
 
 # ------------------------------------------------------------------------------------------ cache
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"accuracy": 0.5, "pool_accuracy": [0.1]}'])
+def test_a_damaged_store_is_named_with_the_way_out(prior, tmp_path, content):
+    shutil.copytree(prior.folder, tmp_path / "teachers" / prior.hash)
+    (tmp_path / "teachers" / prior.hash / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=rf"(?s)compute.cache: '.*{prior.hash}': .*Remove the folder"):
+        build(RECIPE, tmp_path)
 
 
 def test_the_same_recipe_is_taken_from_the_cache(prior, cache, monkeypatch):
