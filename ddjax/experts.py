@@ -212,14 +212,14 @@ def check_room(experts: Experts, net: Net, cache: Path, batch: int) -> None:
         raise ConfigError(
             f"experts: {experts.count} trajectories of {experts.epochs} + 1 times {numbers(net):,} weights take "
             f"{size(needed)}, and {str(cache)!r} has {size(free)} free. Allowed: --compute.cache on a larger disk. "
-            f"Nearest: --method.experts {max(1, free // each)}."
+            f"Nearest: --method.{experts.fields[0]} {max(1, free // each)}."
         )
     needed, most = 3 * each + estimate.alone(net, batch), estimate.device_bytes()  # held, donated, saved
     if needed > most:
         raise ConfigError(
             f"experts: training one and keeping its {experts.epochs} + 1 sets of {numbers(net):,} weights takes "
-            f"{size(needed)}, and the device has {size(most)}. Allowed: fewer --method.expert_epochs, a smaller "
-            "--method.arch or --method.expert_batch."
+            f"{size(needed)}, and the device has {size(most)}. Allowed: fewer "
+            f"--method.{experts.fields[1]}, a smaller --method.arch, or smaller batches of the experts."
         )
 
 

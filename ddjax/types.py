@@ -146,6 +146,7 @@ class Experts(NamedTuple):
     ops: tuple[str, ...] = ()  # kernels/dsa: the augmentation of their training
     arch: str = "convnet3"
     store: str = ""  # a folder of experts made before; "": $DDJAX_CACHE/experts/<hash>
+    fields: tuple[str, str] = ("experts", "expert_epochs")  # what the method calls count and epochs
 
 
 class Needs(NamedTuple):

@@ -81,7 +81,7 @@ class NCFM(Matching):
     def needs(self) -> Needs:
         experts = Experts(
             count=self.nets or 0, epochs=self.epochs or 0, span=self.epochs or 0, low=0, high=1, rate=self.rate,
-            batch=128, ops=dsa.DSA_OPS, arch=self.arch or self.ARCHS[""],
+            batch=128, ops=dsa.DSA_OPS, arch=self.arch or self.ARCHS[""], fields=("nets", "epochs"),
         )  # fmt: skip
         return Needs(real="per_class", real_batch=self.real_batch or 0, experts=experts if self.nets else None)
 
