@@ -24,7 +24,7 @@ AT_TEN = "--method.steps 10 --method.inner 10 --method.real_batch 64"
 BUDGET = {  # flags of a method's reduced budget, by IPC; none: its published one
     "random": {}, "herding": {}, "kcenter": {}, "kmeans": {}, "forgetting": {},
     "dm": {1: "--method.steps 300 --method.real_batch 64", 10: "--method.steps 300 --method.real_batch 64"},
-    "dc": {1: "--method.steps 200 --method.real_batch 64", 10: AT_TEN},
+    "dc": {1: "--method.steps 200 --method.real_batch 64", 10: AT_TEN.replace("steps 10", "steps 40")},
     "dsa": {1: "--method.steps 200 --method.real_batch 64", 10: AT_TEN},
     "frepo": {1: "--method.steps 400 --method.real_batch 256", 10: "--method.steps 400 --method.real_batch 256"},
     "idc": {1: "--method.steps 2 --method.inner 50", 10: "--method.factor 1 --method.steps 1 --method.inner 50"},

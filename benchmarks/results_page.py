@@ -41,12 +41,12 @@ tested on all 10,000 test images. **The budgets are reduced to what two CPU core
 command, and what a command does not name is as published. "Published" is the number of the method's own protocol and
 full budget, from where the last column says; "recalled" ones have not been read again in the paper. Distilling includes
 the network on all data for the first coreset of a table (`herding` at IPC 1, `kcenter` at 10), which the others take
-from the cache, for `mtt` its experts; `dsa` at IPC 1 was halted for about eight minutes. At IPC 10 `dc` and `dsa` have
-10 networks of 1,000 and train them for 10 epochs instead of 50 between two updates of the images, `idc` has whole
-images (factor 1). P-DC takes the augmentation that a set was made for: students of `dm`, `dsa`, `mtt` and `idc` have
-DSA and 1,001 epochs, all others no augmentation and 301, so those two groups compare among themselves. Rows at IPC 10
-but `random` and `herding` were run with convolutions by tiles (`docs/log.md`). **Below random**: at this budget the
-method is worse than as many random images, and nobody should use it so; what its full budget gives is published.
+from the cache, for `mtt` its experts; `dsa` at IPC 1 was halted for about eight minutes, `dc` at IPC 10 ran
+at the lowest priority beside other work. At IPC 10 `dc` has 40 networks of 1,000, `dsa` 10, and they train them for 10
+epochs instead of 50 between two updates of the images, `idc` has whole images (factor 1). P-DC takes the augmentation
+that a set was made for: students of `dm`, `dsa`, `mtt` and `idc` have DSA and 1,001 epochs, all others no augmentation
+and 301, so those two groups compare among themselves. Rows at IPC 10 but `random` and `herding` were run with
+convolutions by tiles (`docs/log.md`). **Below random**: worse than as many random images, so of no use at this budget.
 """
 
 

@@ -8,6 +8,7 @@
 """
 
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,14 +28,21 @@ def distill(run: config.Run) -> DistilledSet:
 
 
 def evaluate(made: DistilledSet | str | Path, judge: config.Judge) -> dict[str, Any]:
-    """Judge a set, in memory or in a folder; returns the content of report.json."""
+    """Judge a set, in memory or in a folder; returns the content of report.json.
+
+    One in memory is kept as ``given`` in the folder (``judge.workdir``, else ``judged``) once nothing is wrong with it.
+    """
     from ddjax import judge as judging
     from ddjax.files import read_json
 
-    if isinstance(made, DistilledSet):
-        made = made.save(Path(judge.workdir or "judged") / "given")
-    asked = config.settled(judge, set=str(made))
-    return read_json(judging.start(asked) / "report.json")
+    if not isinstance(made, DistilledSet):
+        return read_json(judging.start(config.settled(judge, set=str(made))) / "report.json")
+    folder = Path(judge.workdir or "judged")
+    with tempfile.TemporaryDirectory() as scratch:
+        asked = config.settled(judge, set=str(made.save(Path(scratch) / "given")), workdir=str(folder))
+        admitted = judging.admit(asked)
+    asked = config.settled(asked, set=str(made.save(folder / "given")))
+    return read_json(judging.run(asked, admitted) / "report.json")
 
 
 STAGES = {"ddjax.distill": distill, "ddjax.evaluate": evaluate}

@@ -341,7 +341,12 @@ def admit(asked: config.Judge) -> Admitted:
 
 def start(asked: config.Judge) -> Path:
     """Judge a stored set; returns the folder of the report."""
-    made, data, home, out = admit(asked)
+    return run(asked, admit(asked))
+
+
+def run(asked: config.Judge, admitted: Admitted) -> Path:
+    """Judge what was admitted; returns the folder of the report."""
+    made, data, home, out = admitted
     with stoppable(), locked(out.folder, wait=False):
         if home is None or out.folder != home:  # the latest evaluation is what report.json tells
             method = {"class": "set", **(made.meta.get("method") or {})}

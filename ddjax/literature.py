@@ -120,6 +120,18 @@ _ALL = (
           2025),
     Paper("li2025ranking", "Li, Zekai; Zhong, Xinhao; Khaki, Samir; others",
           "{DD-Ranking}: Rethinking the Evaluation of Dataset Distillation", "arXiv preprint arXiv:2505.13300", 2025),
+    Paper("qin2024label", "Qin, Tian; Deng, Zhiwei; Alvarez-Melis, David",
+          "A Label is Worth a Thousand Images in Dataset Distillation", _NEURIPS, 2024),
+    Paper("naeem2020reliable", "Naeem, Muhammad Ferjad; Oh, Seong Joon; Uh, Youngjung; Choi, Yunjey; Yoo, Jaejun",
+          "Reliable Fidelity and Diversity Metrics for Generative Models", _ICML, 2020),
+    Paper("prabhu2020gdumb", "Prabhu, Ameya; Torr, Philip H. S.; Dokania, Puneet K.",
+          "{GDumb}: A Simple Approach that Questions Our Progress in Continual Learning", _ECCV, 2020),
+    Paper("yeom2018privacy", "Yeom, Samuel; Giacomelli, Irene; Fredrikson, Matt; Jha, Somesh",
+          "Privacy Risk in Machine Learning: Analyzing the Connection to Overfitting",
+          "IEEE Computer Security Foundations Symposium (CSF)", 2018),
+    Paper("carlini2022membership", "Carlini, Nicholas; Chien, Steve; Nasr, Milad; Song, Shuang; Terzis, Andreas; "
+          "Tramer, Florian", "Membership Inference Attacks From First Principles",
+          "IEEE Symposium on Security and Privacy (SP)", 2022),
     Paper("toneva2019empirical", "Toneva, Mariya; Sordoni, Alessandro; des Combes, Remi Tachet; "
           "Trischler, Adam; Bengio, Yoshua; Gordon, Geoffrey J.",
           "An Empirical Study of Example Forgetting during Deep Neural Network Learning", _ICLR, 2019),
@@ -155,6 +167,12 @@ PROTOCOLS = {
     "P-DC": ("zhao2021condensation", "zhao2021siamese"), "P-MTT": ("cazenavette2022trajectories",),
     "P-IDC": ("kim2022efficient",), "P-FRePo": ("zhou2022regression",), "P-FKD": ("yin2023squeeze", "shen2022fast"),
     "P-RDED": ("sun2024diversity",), "P-EDC": ("shao2024elucidating",), "P-HL": ("li2025ranking",),
+}  # fmt: skip
+PIECES = {  # baselines, further evaluations and scores by their names
+    "herding": ("welling2009herding",), "kcenter": ("sener2018active",), "kmeans": ("cui2022dcbench",),
+    "forgetting": ("toneva2019empirical",), "random_soft": ("qin2024label",), "random_early_soft": ("qin2024label",),
+    "coverage": ("naeem2020reliable",), "continual": ("prabhu2020gdumb",), "scores": ("li2025ranking",),
+    "privacy": ("yeom2018privacy", "carlini2022membership"), "augmentation": ("li2025ranking",),
 }  # fmt: skip
 
 

@@ -19,7 +19,8 @@ def tell(asked: config.Judge) -> int:
     rows, updates = len(found["rows"]), sum(one["updates"] * one["students"] for one in found["archs"].values())
     print(
         f"{estimate.sentence(found)} Would run: {found['protocol']}, {rows} rows x {len(found['archs'])} networks, "
-        f"{updates:,} updates of students at most, into {found['workdir']}.",
+        f"{updates:,} updates of students at most, into {found['workdir']}."
+        + (f" On top: {', '.join(found['further'])}, whose students are not counted." if found["further"] else ""),
         file=sys.stderr,
     )
     return 0 if found["fits"] else 2
@@ -42,7 +43,8 @@ def outlook(asked: config.Judge) -> dict[str, Any]:
         net = judge.build_net(asked, data, arch)
         most = max(most, estimate.students(asked, net, tried, rule.batch, how))
     stages = {"evaluate": most + size * math.prod(data.train.shape)}
-    if own.source is None or set(wanted) & {*baselines.NEED_TRAINED, "random_soft", "base_labels"}:
+    need = {*baselines.NEED_TRAINED, "random_soft", "base_labels", "coverage", "privacy", "nas"}
+    if own.source is None or need & {*wanted, *asked.evaluate.further}:
         net = judge.build_net(asked, data, asked.evaluate.archs[0])
         stages["full_data"] = estimate.training(net, 1, min(baselines.BATCH, len(data.train)), how)
         rows += ["full_data"] if "full_data" in wanted else []

@@ -24,6 +24,7 @@ import numpy as np
 import ddjax
 from ddjax import cite, scores
 from ddjax.files import atomic_write, to_json
+from ddjax.literature import PAPERS, PIECES
 from ddjax.log import duration
 from ddjax.runfiles import CITATIONS, SAMPLES, Files, read
 from ddjax.shown import further, points, said, score_lines, score_text
@@ -352,8 +353,12 @@ def page(files: Files) -> str:
 
 
 def bibliography(files: Files) -> str:
-    """BibTeX of all that the run used: what lies in its citations.bib, its set's method, its protocols."""
-    return cite.completed(files.citations, references(files)[1:])
+    """BibTeX of all that the run used: what lies in its citations.bib, its set's method, its protocols, the pieces."""
+    own = own_cell(files)
+    pieces = [row["name"] for row in rows(files)] + list(files.further)
+    pieces += ["scores"] if own and scores.of(files.results, own) else []
+    papers = dict.fromkeys(key for name in pieces for key in PIECES.get(name, ()))
+    return cite.completed(files.citations, [*references(files)[1:], *(PAPERS[key].bibtex for key in papers)])
 
 
 def write(run_folder: Path | str) -> Path:

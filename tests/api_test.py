@@ -1,5 +1,6 @@
 """The stages from Python: the same values and files as the command line's."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -33,3 +34,27 @@ def test_all_complaints_come_at_once_and_no_folder_is_made(tmp_path):
     with pytest.raises(ddjax.ConfigError, match=r"(?s)seed = -1.*evaluate.seeds = 0|evaluate.seeds = 0.*seed = -1"):
         ddjax.distill(run)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_set_in_memory_is_judged_and_another_is_refused_before_anything_is_written(tmp_path):
+    rng = np.random.default_rng(0)
+
+    def some(high):
+        images = rng.integers(0, high, (10, 8, 8, 1)).astype(np.uint8)
+        return ddjax.DistilledSet(images, np.arange(10, dtype=np.int32), [str(i) for i in range(10)], (0.3,), (0.4,))
+
+    asked = ddjax.Evaluate(protocol="P-DC", modify=("epochs=2",), archs=("mlp",), seeds=2, baselines="none")
+    judge = ddjax.Judge(
+        data=ddjax.Data(train="digits"), evaluate=asked, workdir=tmp_path / "judged",
+        compute=ddjax.Compute(cache=str(tmp_path / "cache")),
+    )  # fmt: skip
+    found = ddjax.evaluate(some(256), judge)
+    assert [row["seeds"] for row in found["results"]] == [2]
+    before = {p: p.read_bytes() for p in (tmp_path / "judged").rglob("*") if p.is_file()}
+    with pytest.raises(ddjax.ConfigError, match="holds another set"):
+        ddjax.evaluate(some(99), judge)
+    assert {p: p.read_bytes() for p in (tmp_path / "judged").rglob("*") if p.is_file()} == before
+    wrong = dataclasses.replace(some(256), class_names=[f"x{i}" for i in range(10)])
+    with pytest.raises(ddjax.DdjaxError, match="class"):
+        ddjax.evaluate(wrong, dataclasses.replace(judge, workdir=str(tmp_path / "new")))
+    assert not (tmp_path / "new").exists()

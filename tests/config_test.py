@@ -230,6 +230,18 @@ def test_a_name_given_twice_is_refused():
         assert said in refusal("--config", DIGITS, f"--evaluate.{flag}", names, "--workdir", "w")
 
 
+def test_words_for_several_baselines_stand_alone():
+    said = refusal("--config", DIGITS, "--evaluate.baselines", "cheap,full_data", "--workdir", "w")
+    assert "evaluate.baselines = 'cheap,full_data': 'cheap' stands alone; allowed: none, cheap, all, or names." in said
+
+
+def test_paths_are_texts_and_long_values_are_shown_briefly():
+    run = config.settled(config.Run(workdir=Path("w")))
+    assert run.workdir == "w"
+    with pytest.raises(ConfigError, match=r"data.train = array\(.{,250} cannot be stored; .*folder:PATH or npz:PATH"):
+        config.settled(config.Run(data=config.Data(train=np.zeros((60, 60)))))
+
+
 def test_a_flag_without_its_group_finds_its_home():
     assert "Did you mean --method.steps?" in refusal("--steps", "10")
 
@@ -259,7 +271,7 @@ def test_errors_of_the_file_and_of_the_flags_come_together():
         (["--data.card", "cifar11"], "Did you mean 'cifar10'?"),
         (["--data.train", "folder"], "folder:PATH"),
         (["--evaluate.baselines", "kmean"], "Did you mean 'kmeans'?"),
-        (["--evaluate.baselines", "all", "herding"], "evaluate.baselines = 'all' is not known"),
+        (["--evaluate.baselines", "all", "herding"], "evaluate.baselines = 'all,herding': 'all' stands alone"),
         (["--evaluate.archs", "()"], "evaluate.archs = () is out of range"),
         (["--compute.mesh", "0", "2"], "compute.mesh = (0, 2)"),
         (["--method", "sre2l", "--method.pool_draw", "7"], "one: there is one model"),

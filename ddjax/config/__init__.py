@@ -303,6 +303,8 @@ def settings_beside(given: Path) -> Run | None:
 def settled(value: Any, **fields: Any) -> Any:
     """A Run or Judge made in Python: fields replaced, defaults filled in, one ConfigError with every complaint."""
     problems: list[str] = []
+    if isinstance(value.workdir, Path):
+        value = dataclasses.replace(value, workdir=str(value.workdir))
     fill = Run.filled if isinstance(value, Run) else lambda judge: judge
     value = _settled(dataclasses.replace(value, **fields), fill, problems)
     if problems:

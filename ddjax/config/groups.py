@@ -13,6 +13,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
+from ddjax.config.values import brief
 from ddjax.errors import ConfigError, choice, choices, out_of_range
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ BASELINES = (
     *CHEAP_BASELINES,
     *("random_soft", "random_early_soft", "forgetting", "base_labels", "random_same_bytes", "full_data"),
 )
+GROUPS = ("none", "cheap", "all")  # words for several baselines, each alone
 FURTHER = ("optimisers", "coverage", "nas", "continual", "privacy", "augmentation")
 
 # Training of the base model per card; SRe2L's published squeeze recipes where there is one
@@ -99,8 +101,8 @@ class Data:
                 problems += [wrong] if wrong else []
             elif spec is not None or name == "train":
                 problems.append(
-                    f"{prefix}.{name} = {spec!r} cannot be stored; allowed: a text such as "
-                    f"folder:PATH, or a frozen dataclass with a method open()."
+                    f"{prefix}.{name} = {brief(spec)} cannot be stored; allowed: a text such as "
+                    "folder:PATH or npz:PATH, or a frozen dataclass with a method open()."
                 )
         if self.card is not None and self.card not in _cards():
             problems.append(choice(f"{prefix}.card", self.card, _cards()))
@@ -260,13 +262,17 @@ class Evaluate:
         if not self.archs:
             problems.append(out_of_range(f"{prefix}.archs", self.archs, "at least one name", ("convnet3",)))
         words = self.baselines if isinstance(self.baselines, tuple) else (self.baselines,)
-        allowed = BASELINES if isinstance(self.baselines, tuple) else ("none", "cheap", "all", *BASELINES)
         problems += choices(f"{prefix}.further", self.further, FURTHER)
+        problems += choices(f"{prefix}.baselines", words, (*GROUPS, *BASELINES))
+        group = next((word for word in words if word in GROUPS), None)
+        if isinstance(self.baselines, tuple) and group:
+            told = f"{prefix}.baselines = {','.join(words)!r}: {group!r} stands alone"
+            problems.append(f"{told}; allowed: {', '.join(GROUPS)}, or names. Nearest valid: {group}.")
         for name, given in (("archs", self.archs), ("baselines", words), ("further", self.further)):
             once = tuple(dict.fromkeys(given))
             if len(once) < len(given):
                 problems.append(out_of_range(f"{prefix}.{name}", ",".join(given), "every name once", ",".join(once)))
-        return problems + choices(f"{prefix}.baselines", words, allowed)
+        return problems
 
     def rule(self) -> "Rules":
         """The protocol, with the fields that ``modify`` gives it."""

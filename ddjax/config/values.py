@@ -14,6 +14,8 @@ from typing import Any, Literal, Union
 
 from ddjax.errors import choice
 
+SHOWN = 200  # characters of a value in an error
+
 
 class Misfit(ValueError):
     """A value does not fit its declared type."""
@@ -62,7 +64,13 @@ def sentence(name: str, value: object, hint: Any, nearest: object) -> str:
     use = f" Nearest valid: {nearest}." if nearest not in (None, "None", "") else ""
     if not use and {int, float} & set(arms(hint)):
         use = f" For example: {0.1 if float in arms(hint) else 1}."
-    return f"{name} = {value!r} cannot be used; allowed: {describe(hint)}.{use}"
+    return f"{name} = {brief(value)} cannot be used; allowed: {describe(hint)}.{use}"
+
+
+def brief(value: object) -> str:
+    """A value on one line of an error, long ones cut."""
+    shown = " ".join(repr(value).split())
+    return shown if len(shown) <= SHOWN else f"{shown[:SHOWN]}..."
 
 
 def fit(value: Any, hint: Any) -> Any:

@@ -12,7 +12,7 @@ from ddjax.files import content_hash
 from ddjax.protocols import Protocol
 from ddjax.synset import DistilledSet
 
-SCHEMA = 2  # of what the evaluations compute; a change raises it
+SCHEMA = 3  # of what the evaluations compute; a change raises it
 
 
 class Table(NamedTuple):

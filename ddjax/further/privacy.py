@@ -4,8 +4,9 @@
     LiRA-lite       score = (phi(x) - mu(x)) / sigma,  phi = log p_y - log(1 - p_y)       (Carlini et al., S&P 2022)
 
 mu(x) is the mean of phi over shadow students trained on random real images without x, sigma one number for all images
-(their suggestion for few shadows). Members of the set: real training images (the set was distilled from all of them);
-of the random images: those very images; of the network on all data: training images. Others: test images.
+(their suggestion for few shadows). Members of the set: where all its images are training images as they are (coresets),
+those very images; else training images at large (it was distilled from all of them). Of the random images: those very
+images; of the network on all data: training images. Others: test images.
 
     AUC = P(score of a member > of another) + P(equal) / 2;  TPR at FPR f: largest share of members above a threshold
     that at most the share f of the others pass
@@ -94,6 +95,20 @@ def log_odds(group: evaluate.Students, params: Tree, state: Tree, split: Any) ->
     return loss, phi
 
 
+def verbatim(images: np.ndarray, split: Any) -> np.ndarray | None:
+    """Positions of the training images that a set stores as they are; None unless every image of it is one."""
+    if images.dtype != np.uint8:
+        return None
+    wanted, found, rows = {image.tobytes() for image in images}, set(), []
+    for start in range(0, len(split), BATCH):
+        index = np.arange(start, min(start + BATCH, len(split)))
+        for row, image in zip(index, np.asarray(split.gather(index)), strict=True):
+            if (content := image.tobytes()) in wanted:
+                found.add(content)
+                rows.append(int(row))
+    return np.array(rows) if found == wanted else None
+
+
 def trained(case: Case, group: evaluate.Students, row: evaluate.Row, seeds: list[int], lr: float) -> train.Member:
     """Students of a row at one rate."""
     return evaluate.train_students(
@@ -122,7 +137,9 @@ def run(case: Case) -> Table:
     rate = {row.name: case.lines(group, row)[0]["lr"] for row in (case.own, random)}
     whole = case.shared_teacher().teachers()
     targets = [Target("all real images", "hard", whole.params, whole.state, asked)]
-    for row, members in ((random, Part(data.train, index)), (case.own, asked)):
+    same = verbatim(np.asarray(case.own.images), data.train)
+    held = asked if same is None else Part(data.train, same)
+    for row, members in ((random, Part(data.train, index)), (case.own, held)):
         done = trained(case, group, row, case.numbers, rate[row.name])
         targets.insert(0, Target(row.name, row.label_source, weights(group, done), done.state, members))
     shadows = [shadow(case, group, i, rate["random_hard"]) for i in range(SHADOWS)]
@@ -133,8 +150,11 @@ def run(case: Case) -> Table:
     return Table(
         ["trained on", "labels", "attack", "members", "AUC", *(f"TPR at FPR {100 * f:g} %" for f in RATES)],
         rows,
-        f"Membership inference against {case.arch}, {len(others)} test images as non-members, mean over seeds (0.5: a "
-        f"guess). The set: AUC {best[4]:.3f} at best ({best[2]}); {SHADOWS} shadow students for LiRA-lite.",
+        f"Can one tell from a trained {case.arch} which images it was made from? Members: of the set "
+        f"{'the real images that it holds' if same is not None else 'training images, all of which it was made from'}; "
+        f"of random images those; of the network on all images some of them; {len(others)} test images are no members. "
+        "Loss threshold: a low loss says member; LiRA-lite: a loss low beside that of networks trained without the "
+        f"image ({SHADOWS} of them). Mean over seeds; 0.5 is a guess. The set: AUC {best[4]:.3f} at best ({best[2]}).",
         {"auc": best[4], "attack": best[2]},
         {f"TPR at FPR {100 * f:g} %": "%" for f in RATES},
     )

@@ -17,6 +17,16 @@ def test_every_name_that_may_be_asked_for_is_there():
 # ------------------------------------------------------------------------------------------- privacy
 
 
+def test_a_set_of_training_images_has_those_as_its_members():
+    real = np.random.default_rng(0).integers(0, 256, (600, 4, 4, 1)).astype(np.uint8)
+    split = type("Split", (), {"__len__": lambda _: 600, "gather": lambda _, index: real[index]})()
+    assert privacy.verbatim(real[[599, 3, 251]], split).tolist() == [3, 251, 599]
+    made = real[[599, 3]].copy()
+    made[0, 0, 0, 0] ^= 1
+    assert privacy.verbatim(made, split) is None and privacy.verbatim(made[1:], split).tolist() == [3]
+    assert privacy.verbatim(real[:2].astype(np.float32), split) is None
+
+
 def drawn(seed, ties):
     rng = np.random.default_rng(seed)
     members, others = rng.normal(0.7, 1.0, 83), rng.normal(0.0, 1.0, 120)
