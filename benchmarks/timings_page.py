@@ -15,8 +15,6 @@ one machine: every case a process of its own, the cases taken in turns, medians 
 on the wall (median of the round-by-round ratios); the column "CPU" is the same of CPU seconds, the sounder clock where
 others use the machine. Memory is the process's peak; the first call compiles. `load` is the one-minute load average
 when the script ended, about 1 to 2 on an otherwise idle machine. PyTorch is optional and only timed.
-The tables of MTT's memory and of five students were made before convolutions of 128 channels went by tiles and before
-compiling gave its memory back; convolutions and one outer iteration of each method after.
 """
 
 
