@@ -165,7 +165,7 @@ def build(experts: Experts, job: Any) -> Store:
     if not experts.store:
         with locked(folder.parent / f".{folder.name}"):
             if len(accuracies(folder)) < experts.count:
-                check_room(experts, net, job.cache, recipe["batch"])
+                check_room(experts, net, folder, recipe["batch"])
                 _train(experts, job, net, recipe, folder)
     return opened(folder, experts, recipe, net, data.card)
 
@@ -177,7 +177,7 @@ def check(experts: Experts, net: Net, data: Any, run: Any) -> None:
     if experts.store or len(accuracies(folder)) >= experts.count:
         opened(folder, experts, recipe, net, data.card)
     else:
-        check_room(experts, net, cache, recipe["batch"])
+        check_room(experts, net, folder, recipe["batch"])
 
 
 def place(experts: Experts, recipe: dict[str, Any], cache: Path) -> Path:
@@ -204,10 +204,11 @@ def accuracies(folder: Path) -> list[float]:
     return manifest(folder, given=False)["accuracy"] if (folder / "manifest.json").exists() else []
 
 
-def check_room(experts: Experts, net: Net, cache: Path, batch: int) -> None:
+def check_room(experts: Experts, net: Net, folder: Path, batch: int) -> None:
     """ConfigError that names the bytes, where neither the disk nor a device holds the experts."""
-    each = 4 * (experts.epochs + 1) * numbers(net)
+    each, cache, laid = 4 * (experts.epochs + 1) * numbers(net), folder.parent.parent, folder / "weights.npy"
     needed, free = experts.count * each, shutil.disk_usage(existing(cache)).free
+    free += laid.stat().st_size if laid.exists() else 0  # a run that goes on took its room before
     if needed > free:
         raise ConfigError(
             f"experts: {experts.count} trajectories of {experts.epochs} + 1 times {numbers(net):,} weights take "
@@ -314,7 +315,7 @@ def fitting(folder: Path, experts: Experts, recipe: dict[str, Any]) -> dict[str,
     """A store's manifest; ConfigError where it is of other experts than ``recipe`` says: a set would tell untruths."""
     said, given = manifest(folder, given=bool(experts.store)), "or no --method.store (they are trained then)"
     others = [
-        f"{name} {brief(said[name])}, this run {brief(recipe[name])}"
+        f"{name} {short(said[name])}, this run {short(recipe[name])}"
         for name in ("data", "classes", "shape", "arch")
         if said[name] != recipe[name]
     ]
@@ -337,7 +338,7 @@ def fitting(folder: Path, experts: Experts, recipe: dict[str, Any]) -> dict[str,
     return said
 
 
-def brief(value: Any) -> str:
+def short(value: Any) -> str:
     """A value of a manifest as an error shows it: hashes by their first letters."""
     return repr(f"{value[:12]}..." if isinstance(value, str) and len(value) == 64 else value)
 

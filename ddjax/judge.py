@@ -250,6 +250,12 @@ def check_rule(made: DistilledSet, data: Dataset, asked: config.Judge, home: Pat
             f"set = {asked.set!r}: the soft labels that its manifest names are not in {str(beside.parent)!r}. "
             "Allowed: the folder that it was imported to, or --label.source hard or base."
         )
+    unmade = home and made.meta.get("label_source") in ("pool", "base") and not (home / "labels").exists()
+    if unmade and asked.label.source in ("auto", "pool"):
+        raise ConfigError(
+            f"set = {asked.set!r}: its run has made no labels yet. Allowed: --label.source hard or base, or first "
+            f"python -m ddjax.launch --config {home}/config.json --workdir {home} --resume."
+        )
     lacks = {"learned": "has learned no labels"} if made.label_logits is None else {}
     lacks |= {"pool": "brings no weak models"} if home is None else {}
     if asked.label.source in lacks:

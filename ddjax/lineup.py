@@ -82,7 +82,7 @@ def labelled_row(run: Any, made: DistilledSet, home: Path | None, plan: relabel.
 
 def stored_row(run: Any, home: Path, row: evaluate.Row, plan: relabel.Plan) -> evaluate.Row | None:
     """The set with the soft labels stored in its run; ConfigError where their views are not this protocol's."""
-    table = relabel.load(home / "labels")
+    table = relabel.load(home / "labels") if (home / "labels").exists() else None
     if table is None:
         return None
     about, views = read_json(home / "labels" / "manifest.json"), json.loads(to_json(plan.augment.said()))

@@ -43,7 +43,7 @@ def outlook(asked: config.Judge) -> dict[str, Any]:
         net = judge.build_net(asked, data, arch)
         most = max(most, estimate.students(asked, net, tried, rule.batch, how))
     stages = {"evaluate": most + size * math.prod(data.train.shape)}
-    need = {*baselines.NEED_TRAINED, "random_soft", "base_labels", "coverage", "privacy", "nas"}
+    need = {*baselines.NEED_TRAINED, "random_soft", "base_labels", "coverage", "privacy"}
     if own.source is None or need & {*wanted, *asked.evaluate.further}:
         net = judge.build_net(asked, data, asked.evaluate.archs[0])
         stages["full_data"] = estimate.training(net, 1, min(baselines.BATCH, len(data.train)), how)

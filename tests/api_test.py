@@ -36,6 +36,17 @@ def test_all_complaints_come_at_once_and_no_folder_is_made(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_without_labels_is_refused_with_the_way_out(tmp_path):
+    run = small(tmp_path)
+    ddjax.distill(run)
+    judge = ddjax.Judge(data=run.data, workdir=str(tmp_path / "judged"))
+    with pytest.raises(
+        ddjax.ConfigError, match=r"its run has made no labels yet.*--label.source hard or base.*--resume"
+    ):
+        ddjax.evaluate(tmp_path / "run", judge)
+    assert not (tmp_path / "judged").exists()
+
+
 def test_a_set_in_memory_is_judged_and_another_is_refused_before_anything_is_written(tmp_path):
     rng = np.random.default_rng(0)
 

@@ -289,6 +289,9 @@ def test_what_can_be_told_beforehand_is(store, cache, tmp_path, monkeypatch):
     experts.check(WANTED._replace(store=str(store.folder)), net(), data(), run(tmp_path))
     monkeypatch.setattr(experts.shutil, "disk_usage", lambda path: SimpleNamespace(free=9))
     experts.check(WANTED, net(), data(), run(cache))  # they are there
+    begun = tmp_path / "begun" / "experts" / store.folder.name
+    experts.laid_out(begun / "weights.npy", store.weights.shape)
+    experts.check(WANTED, net(), data(), run(tmp_path / "begun"))  # their room is taken
     with pytest.raises(ConfigError, match="has 9 bytes free"):
         experts.check(WANTED, net(), data(), run(tmp_path))
     with pytest.raises(DataError, match=r"weights.npy cannot be read"):

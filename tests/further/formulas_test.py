@@ -96,6 +96,14 @@ def test_the_grid_holds_only_networks_that_the_images_admit():
 # ------------------------------------------------------------------------------------------ coverage
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_real_image_in_the_set_covers_those_at_whose_radius_it_lies(seed):
+    real, chosen = np.random.default_rng(seed).normal(size=(120, 64)).astype(np.float32), [0, 7, 50]
+    apart = np.linalg.norm(real[:, None].astype(float) - real[None].astype(float), axis=2)
+    wanted = np.mean(apart[:, chosen].min(axis=1) <= np.sort(apart, axis=1)[:, coverage.NEAREST])  # [:, 0]: itself
+    assert coverage.measure([real], [real[chosen]], [coverage.radii(real)])[0] == wanted
+
+
 def test_coverage_by_hand():
     """Real 0, 1, 2, 10 on a line; second neighbours are 2, 1, 2 and 9 away. An image at 3.5 covers 2 and 10 alone."""
     real = np.array([[0.0], [1], [2], [10]])
