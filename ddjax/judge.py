@@ -253,7 +253,7 @@ def check_rule(made: DistilledSet, data: Dataset, asked: config.Judge, home: Pat
     unmade = home and made.meta.get("label_source") in ("pool", "base") and not (home / "labels").exists()
     if unmade and asked.label.source in ("auto", "pool"):
         raise ConfigError(
-            f"set = {asked.set!r}: its run has made no labels yet. Allowed: --label.source hard or base, or first "
+            f"set = {asked.set!r}: its run holds no labels. Allowed: --label.source hard or base, or first "
             f"python -m ddjax.launch --config {home}/config.json --workdir {home} --resume."
         )
     lacks = {"learned": "has learned no labels"} if made.label_logits is None else {}

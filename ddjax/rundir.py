@@ -71,8 +71,9 @@ class RunDir:
         return self.folder / STATE / stage
 
     def done(self, stage: str, tag: str) -> bool:
-        """Whether the stage was finished with these inputs."""
-        return self._stamps.exists() and read_json(self._stamps).get(stage) == tag
+        """Whether the stage was finished with these inputs, and what it made is there."""
+        made = {"distill": self.synset, "label": self.labels}.get(stage, self.folder)
+        return made.exists() and self._stamps.exists() and read_json(self._stamps).get(stage) == tag
 
     def stamp(self, stage: str, tag: str) -> None:
         """Note that a stage is finished, and drop its checkpoints."""

@@ -40,9 +40,7 @@ def test_a_run_without_labels_is_refused_with_the_way_out(tmp_path):
     run = small(tmp_path)
     ddjax.distill(run)
     judge = ddjax.Judge(data=run.data, workdir=str(tmp_path / "judged"))
-    with pytest.raises(
-        ddjax.ConfigError, match=r"its run has made no labels yet.*--label.source hard or base.*--resume"
-    ):
+    with pytest.raises(ddjax.ConfigError, match=r"its run holds no labels.*--label.source hard or base.*--resume"):
         ddjax.evaluate(tmp_path / "run", judge)
     assert not (tmp_path / "judged").exists()
 

@@ -327,10 +327,13 @@ def test_a_set_that_is_not_there_is_named(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_without_its_labels_says_which_file_is_missing(copy, capsys):
-    shutil.rmtree(copy / "labels")
+def test_a_run_without_its_labels_says_what_is_missing_and_how_to_make_it(copy, capsys):
+    (copy / "labels" / "manifest.json").unlink()
     assert judged(copy) == 2
     assert "labels/manifest.json' does not exist" in capsys.readouterr().err
+    shutil.rmtree(copy / "labels")
+    assert judged(copy) == 2
+    assert "its run holds no labels. Allowed: --label.source hard or base, or first" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------- the machine

@@ -33,3 +33,13 @@ def test_a_folder_with_anything_of_worth_is_not_empty(name, tmp_path):
 def test_differences_are_named_with_both_values():
     a, b = {"x": {"y": 1, "z": [1]}}, {"x": {"y": 2, "z": [1]}}
     assert rundir.different(a, b) == ["x.y: 1 there, 2 here"]
+
+
+def test_a_stage_whose_result_was_removed_is_not_done(tmp_path):
+    run = rundir.RunDir(tmp_path)
+    for folder in (run.synset, run.labels):
+        folder.mkdir()
+    for stage in ("distill", "label", "evaluate"):
+        run.stamp(stage, "tag")
+    run.labels.rmdir()
+    assert [run.done(stage, "tag") for stage in ("distill", "label", "evaluate")] == [True, False, True]
